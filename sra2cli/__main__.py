@@ -1,0 +1,5 @@
+"""`python -m sra2cli` is `sra2`."""
+
+from sra2cli.cli import app
+
+app()

@@ -1,0 +1,69 @@
+"""Projection heads, and the token losses they are trained with."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BETA = 0.05  # smooth L1: |d| below it is quadratic (SRA 2, arXiv 2601.17830, eq. 7)
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Linears of the given widths with SiLU between them: mlp(D, 2D, 3) has two linears."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in pairwise(widths):
+        layers += [nn.Linear(n_in, n_out), nn.SiLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def patchify(z: Tensor, patch: int) -> Tensor:
+    """(B, C, H, W) → (B, T, p*p*C): each token holds one patch, in SiT's order (p, p, C)."""
+    B, C, H, W = z.shape
+    z = z.view(B, C, H // patch, patch, W // patch, patch)
+    return z.permute(0, 2, 4, 3, 5, 1).reshape(B, -1, patch * patch * C)
+
+
+def smooth_l1(prediction: Tensor, target: Tensor) -> Tensor:
+    """torch's continuous smooth L1 with beta = 0.05 (SRA 2 eq. 7, mended: docs/decisions.md)."""
+    return F.smooth_l1_loss(prediction, target, beta=BETA, reduction="none").mean(dim=(1, 2))
+
+
+def l1(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute error."""
+    return (prediction - target).abs().mean(dim=(1, 2))
+
+
+def l2(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error."""
+    return (prediction - target).square().mean(dim=(1, 2))
+
+
+def cosine(prediction: Tensor, target: Tensor) -> Tensor:
+    """1 - cos over the feature vector of each token, mean over tokens."""
+    return 1 - F.cosine_similarity(prediction, target, dim=2).mean(dim=1)
+
+
+def cosine_over_tokens(prediction: Tensor, target: Tensor) -> Tensor:
+    """1 - cos with vectors taken over *tokens*, one per feature, as SRA's released code has it."""
+    return 1 - F.cosine_similarity(prediction, target, dim=1).mean(dim=1)
+
+
+TokenLoss = Callable[[Tensor, Tensor], Tensor]
+OBJECTIVES: dict[str, TokenLoss] = {
+    "smooth-l1": smooth_l1,
+    "cosine": cosine,
+    "l1": l1,
+    "l2": l2,
+    "cosine-over-tokens": cosine_over_tokens,
+}
+
+
+def token_loss(objective: str, prediction: Tensor, target: Tensor) -> Tensor:
+    """Loss of each sample, (B,), from tokens (B, T, D); always computed in float32.
+
+    Half precision here is what turned the peers' losses to NaN.
+    """
+    with torch.autocast(prediction.device.type, enabled=False):
+        return OBJECTIVES[objective](prediction.float(), target.float())

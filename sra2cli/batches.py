@@ -1,0 +1,148 @@
+"""Training batches: what each step sees, made from the store and the clock in a thread ahead."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sra2cli import clock
+from sra2cli.clock import Purpose, Scalar
+from sra2cli.objective import Batch
+from sra2cli.path import sample_times
+from sra2cli.recipe import Recipe
+from sra2cli.store import Store
+from sra2cli.vae import scaled_latents
+
+AHEAD = 3  # batches prepared in advance
+
+
+@dataclass(frozen=True)
+class Raw:
+    """The numbers of one micro-batch on the host; `to_batch` finishes it on the device."""
+
+    moments: Tensor  # (B, 2C, h, w)
+    posterior: Tensor  # (B, C, h, w) standard normals
+    noise: Tensor  # (B, C, h, w) standard normals
+    scalars: Tensor  # (B, clock.SCALARS) uniforms
+    labels: Tensor  # (B,) int64
+    features: Tensor | None  # (B, T, F)
+
+
+class Batches:
+    """Micro-batches of one process, in order.
+
+    Args:
+        indices: for each micro-batch of a step, its indices in the global batch.
+
+    Every number is a function of (seed, step, index in the global batch): see sra2cli/clock.py.
+    """
+
+    def __init__(
+        self, store: Store, recipe: Recipe, indices: list[range], *, features: bool = False
+    ):
+        self.store, self.recipe, self.indices = store, recipe, indices
+        self.features = features
+
+    def raw(self, step: int, indices: range) -> Raw:
+        """The numbers for the given indices of the global batch at `step`."""
+        recipe, seed = self.recipe, self.recipe.seed
+        rows = clock.positions(seed, step, recipe.train.batch, indices, len(self.store))
+        uniforms = clock.scalars(seed, step, indices)
+        shape = (recipe.data.channels, recipe.data.latent, recipe.data.latent)
+        mirrored = uniforms[:, Scalar.MIRROR] < 0.5 if recipe.data.mirror else None
+        features = self.store.features(rows, mirrored) if self.features else None
+        return Raw(
+            moments=torch.from_numpy(self.store.moments(rows, mirrored)),
+            posterior=torch.from_numpy(
+                clock.normals(seed, Purpose.POSTERIOR, step, indices, shape)
+            ),
+            noise=torch.from_numpy(clock.normals(seed, Purpose.NOISE, step, indices, shape)),
+            scalars=torch.from_numpy(uniforms),
+            labels=torch.from_numpy(self.store.labels[rows]),
+            features=None if features is None else torch.from_numpy(features),
+        )
+
+    def from_step(self, start: int, stop: int) -> Iterator[list[Raw]]:
+        """The micro-batches of each step in [start, stop), prepared by a thread ahead of use."""
+        ready: queue.Queue[list[Raw] | BaseException] = queue.Queue(AHEAD)
+        stopped = threading.Event()
+
+        def put(item: list[Raw] | BaseException) -> None:
+            while not stopped.is_set():
+                try:
+                    return ready.put(item, timeout=0.1)
+                except queue.Full:
+                    continue
+
+        def prepare() -> None:
+            try:
+                for step in range(start, stop):
+                    put([self._pinned(self.raw(step, part)) for part in self.indices])
+                    if stopped.is_set():
+                        return
+            except BaseException as error:  # handed to the consumer, who raises it
+                put(error)
+
+        thread = threading.Thread(target=prepare, name="batches", daemon=True)
+        thread.start()
+        try:
+            for _ in range(start, stop):
+                item = ready.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stopped.set()
+            thread.join()
+
+    def _pinned(self, raw: Raw) -> Raw:
+        if not torch.cuda.is_available():
+            return raw
+        tensors = {k: v.pin_memory() if v is not None else None for k, v in vars(raw).items()}
+        return Raw(**tensors)
+
+
+def to_batch(raw: Raw, recipe: Recipe, store: Store, device: torch.device) -> Batch:
+    """The batch the objective trains on: draws the posterior, the times and the dropped labels."""
+    on = {
+        k: v.to(device, non_blocking=True) if v is not None else None for k, v in vars(raw).items()
+    }
+    uniforms, times = on["scalars"], recipe.path
+    info = store.info
+    z = scaled_latents(on["moments"], on["posterior"], scale=info.scale, shift=info.shift)
+    mean = scaled_latents(on["moments"], None, scale=info.scale, shift=info.shift)
+    t = sample_times(
+        uniforms[:, Scalar.TIME], times.times, mean=times.times_mean, std=times.times_std
+    )
+    y = None
+    if recipe.data.classes:
+        dropped = uniforms[:, Scalar.LABEL_DROP] < recipe.train.label_dropout
+        y = torch.where(dropped, recipe.data.classes, on["labels"])
+    return Batch(
+        z=z,
+        mean=mean,
+        noise=on["noise"],
+        t=t,
+        y=y,
+        teacher_uniform=uniforms[:, Scalar.TEACHER_TIME],
+        features=on["features"],
+    )
+
+
+def split(batch: int, *, rank: int, processes: int, micro: int | None) -> list[range]:
+    """Indices of the global batch for each micro-batch of one process.
+
+    Raises:
+        ValueError: the global batch is not processes x micro-batch x accumulation.
+    """
+    if batch % processes:
+        raise ValueError(f"a global batch of {batch} does not divide over {processes} processes")
+    own = batch // processes
+    micro = own if micro is None else micro
+    if micro <= 0 or own % micro:
+        raise ValueError(f"micro-batch {micro} does not divide the {own} samples of a process")
+    first = rank * own
+    return [range(first + k, first + k + micro) for k in range(0, own, micro)]

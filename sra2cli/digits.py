@@ -1,0 +1,168 @@
+"""The demo's data and its measuring stick: the 1,797 real digits of scikit-learn.
+
+Two small networks are trained by this file and packaged under assets/, so that the demo needs no
+download, every machine uses the same first stage, and `fd-digits` means the same everywhere:
+
+    python -m sra2cli.digits        # makes both again, about four minutes on two cores
+
+- digits-vae: an AutoencoderKL, 3x32x32 → 4x8x8 latents.
+- digits-classifier: trained on the first 1,500 digits; its 64 features are those of `fd-digits`.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+ASSETS = Path(__file__).parent / "assets"
+RESOLUTION = 32
+TRAINED_ON = 1500  # digits the classifier has seen
+CLASSIFIER = ASSETS / "digits-classifier.safetensors"
+
+
+def load_digits() -> tuple[np.ndarray, np.ndarray]:
+    """All 1,797 digits as (N, 32, 32, 3) uint8 and labels (N,), in scikit-learn's order."""
+    from sklearn.datasets import load_digits as load
+
+    bunch = load()
+    small = np.round(bunch.images * (255 / 16)).astype(np.uint8)  # (N, 8, 8), was 0..16
+    size = (RESOLUTION, RESOLUTION)
+    large = [Image.fromarray(im).resize(size, Image.Resampling.BICUBIC) for im in small]
+    return np.stack([np.asarray(im.convert("RGB")) for im in large]), bunch.target
+
+
+def write_folder(root: Path) -> None:
+    """The digits as PNGs in class folders, named by their place in scikit-learn's order."""
+    images, labels = load_digits()
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = root / str(label) / f"{i:04d}.png"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch = path.with_suffix(".tmp")
+            Image.fromarray(image).save(scratch, format="png")
+            scratch.replace(path)
+
+
+class DigitsClassifier(nn.Module):
+    """uint8 images (B, H, W, 3) → features (B, 64) and logits (B, 10)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3, padding=1, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(32, 32, 3, padding=1, stride=2),
+            nn.ReLU(),
+        )
+        self.features = nn.Linear(32 * 4 * 4, 64)
+        self.logits = nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = images.permute(0, 3, 1, 2).float().mean(dim=1, keepdim=True) / 127.5 - 1
+        if x.shape[-2:] != (RESOLUTION, RESOLUTION):
+            x = F.interpolate(x, (RESOLUTION, RESOLUTION), mode="area")
+        features = self.features(self.conv(x).flatten(1))
+        return features, self.logits(F.relu(features))
+
+
+def load_classifier() -> DigitsClassifier:
+    """The packaged classifier, in eval mode."""
+    from safetensors.torch import load_file
+
+    model = DigitsClassifier()
+    model.load_state_dict({k: v.float() for k, v in load_file(CLASSIFIER).items()})
+    return model.eval().requires_grad_(False)
+
+
+def classifier_fingerprint() -> str:
+    """Hash of the packaged classifier, recorded beside every fd-digits."""
+    return hashlib.sha256(CLASSIFIER.read_bytes()).hexdigest()[:16]
+
+
+def train_classifier(epochs: int = 60) -> DigitsClassifier:
+    """Train on the first 1,500 digits, each shifted by up to 3 pixels."""
+    torch.manual_seed(0)
+    images, labels = (torch.from_numpy(a[:TRAINED_ON]) for a in load_digits())
+    model = DigitsClassifier()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
+    batches = TRAINED_ON // 50
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, epochs * batches)
+    for _ in range(epochs):
+        for rows in torch.randperm(TRAINED_ON).split(50):
+            dy, dx = torch.randint(-3, 4, (2,)).tolist()
+            _, logits = model(images[rows].roll((dy, dx), dims=(1, 2)))
+            loss = F.cross_entropy(logits, labels[rows], label_smoothing=0.05)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return model.eval()
+
+
+def train_vae(steps: int = 3000) -> nn.Module:
+    """Train the first stage on all digits, and set scaling_factor to 1/std of its latents."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    x = torch.from_numpy(load_digits()[0]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    model = AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 3,
+        up_block_types=["UpDecoderBlock2D"] * 3,
+        block_out_channels=[16, 32, 48],
+        layers_per_block=1,
+        norm_num_groups=8,
+        latent_channels=4,
+        sample_size=RESOLUTION,
+        mid_block_add_attention=False,
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
+    for _ in range(steps):
+        images = x[torch.randint(len(x), (48,))]
+        posterior = model.encode(images).latent_dist
+        output = model.decode(posterior.sample()).sample
+        loss = F.l1_loss(output, images) + 1e-3 * posterior.kl().mean() / posterior.mean[0].numel()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    model.eval()
+    model.half().float()  # the values that are stored
+    with torch.no_grad():
+        latents = torch.cat([model.encode(part).latent_dist.sample() for part in x.split(256)])
+    model.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
+    return model
+
+
+def main() -> None:
+    """Make both networks again and print what they are worth."""
+    from safetensors.torch import save_file
+
+    classifier = train_classifier()
+    images, labels = (torch.from_numpy(a[TRAINED_ON:]) for a in load_digits())
+    weights = {k: v.half().contiguous() for k, v in classifier.state_dict().items()}
+    save_file(weights, CLASSIFIER)
+    accuracy = (load_classifier()(images)[1].argmax(1) == labels).float().mean()
+    print(f"classifier: {accuracy:.1%} of the {len(labels)} digits it has not seen")
+
+    vae = train_vae()
+    vae.half().save_pretrained(ASSETS / "digits-vae")
+    vae.float()
+    x = images.permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        output = vae.decode(vae.encode(x).latent_dist.mode()).sample
+        predicted = load_classifier()(((output.clamp(-1, 1) + 1) * 127.5).permute(0, 2, 3, 1))[1]
+    print(f"vae: mean absolute error {(output - x).abs().mean() * 127.5:.2f} of 255,")
+    print(f"     {(predicted.argmax(1) == labels).float().mean():.1%} still recognised after it,")
+    print(f"     scaling_factor {vae.config.scaling_factor}")
+
+
+if __name__ == "__main__":
+    main()

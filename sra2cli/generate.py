@@ -1,0 +1,127 @@
+"""Drawing images from a network: image i is a function of (seed, i) and the settings alone."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sra2cli import clock, sampler
+from sra2cli.clock import Purpose
+from sra2cli.errors import SetupError
+from sra2cli.path import PathKind
+from sra2cli.recipe import Solver
+from sra2cli.sit import SiT
+from sra2cli.vae import Rounding, Vae
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are drawn; recorded beside every result.
+
+    Args:
+        steps: evaluations of the velocity (Heun: 2 * steps - 1).
+        last_step: of Euler-Maruyama, noise-free.
+        cfg: guidance scale, 1.0 is none; interval: times in which it applies.
+        cfg_channels: guide the first n latent channels only; None: all.
+        labels: "random", "balanced" (0, 1, 2, … in turn), or class numbers to walk through.
+    """
+
+    solver: Solver = "em"
+    steps: int = 250
+    last_step: float = 0.04
+    cfg: float = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
+    cfg_channels: int | None = None
+    labels: str = "random"
+    seed: int = 0
+    rounding: Rounding = "truncate"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "interval": list(self.interval)}
+
+    def check(self, classes: int) -> None:
+        """Raise SetupError for settings that mean nothing for a model of so many classes."""
+        if self.steps < 1 or (self.solver == "em" and self.steps < 2):
+            raise SetupError(f"--steps {self.steps} is too few for solver {self.solver}")
+        if not 0 < self.last_step < 1:
+            raise SetupError("--last-step lies between 0 and 1")
+        if not 0 <= self.interval[0] < self.interval[1] <= 1:
+            raise SetupError("--interval is a:b with 0 <= a < b <= 1")
+        if self.cfg != 1.0 and not classes:
+            raise SetupError("--cfg needs a class-conditional model; this one has no classes")
+        listed_labels(self.labels, classes)
+
+
+def listed_labels(labels: str, classes: int) -> list[int] | None:
+    """The classes named by "0,1,2"; None for "random" and "balanced"."""
+    if labels in ("random", "balanced"):
+        return None
+    try:
+        listed = [int(part) for part in labels.split(",")]
+    except ValueError:
+        raise SetupError(
+            f"--labels is random, balanced or numbers as 0,1,2; not '{labels}'"
+        ) from None
+    wrong = [k for k in listed if not 0 <= k < classes]
+    if wrong:
+        raise SetupError(f"--labels: there is no class {wrong[0]}; classes are 0..{classes - 1}")
+    return listed
+
+
+def labels_of(indices: Sequence[int], sampling: Sampling, classes: int) -> list[int] | None:
+    """The label of each image, a function of (seed, i); None for an unconditional model."""
+    if not classes:
+        return None
+    listed = listed_labels(sampling.labels, classes)
+    if listed is not None:
+        return [listed[i % len(listed)] for i in indices]
+    if sampling.labels == "balanced":
+        return [i % classes for i in indices]
+    draws = [clock.generator(sampling.seed, Purpose.LABEL, 0, i) for i in indices]
+    return [int(g.integers(classes)) for g in draws]
+
+
+@torch.no_grad()
+def draw_latents(
+    model: SiT, indices: Sequence[int], sampling: Sampling, *, kind: PathKind, device: torch.device
+) -> Tensor:
+    """Scaled latents (len(indices), C, h, w), float64, of the images with these numbers."""
+    config = model.config
+    shape = (config.channels, config.latent, config.latent)
+
+    def noise(step: int) -> Tensor:
+        draws = clock.normals(sampling.seed, Purpose.SAMPLE, step, indices, shape)
+        return torch.from_numpy(draws).to(device)
+
+    labels = labels_of(indices, sampling, config.classes)
+    y = None if labels is None else torch.tensor(labels, device=device)
+    v = sampler.guided(
+        model,
+        y,
+        scale=sampling.cfg,
+        interval=sampling.interval,
+        channels=sampling.cfg_channels,
+    )
+    start = noise(0)
+    if sampling.solver == "em":
+        return sampler.euler_maruyama(
+            v,
+            start,
+            steps=sampling.steps,
+            noise=lambda i: noise(i + 1),
+            last_step=sampling.last_step,
+            kind=kind,
+        )
+    solver = sampler.heun if sampling.solver == "heun" else sampler.euler
+    return solver(v, start, steps=sampling.steps)
+
+
+def draw(
+    model: SiT, vae: Vae, indices: Sequence[int], sampling: Sampling, *, kind: PathKind
+) -> np.ndarray:
+    """uint8 images (len(indices), H, W, 3) with these numbers."""
+    latents = draw_latents(model, indices, sampling, kind=kind, device=vae.device)
+    return vae.decode(latents, rounding=sampling.rounding)

@@ -1,0 +1,53 @@
+"""Pictures for people: sample grids and curves, as PNG."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def grid(images: Sequence[np.ndarray], *, columns: int, margin: int = 2) -> Image.Image:
+    """Images (H, W, 3) uint8, row by row, on white."""
+    height, width = images[0].shape[:2]
+    rows = -(-len(images) // columns)
+    size = (columns * (width + margin) + margin, rows * (height + margin) + margin)
+    sheet = Image.new("RGB", size, "white")
+    for i, image in enumerate(images):
+        row, column = divmod(i, columns)
+        at = (margin + column * (width + margin), margin + row * (height + margin))
+        sheet.paste(Image.fromarray(image), at)
+    return sheet
+
+
+def side_by_side(parts: Sequence[tuple[str, Image.Image]], path: Path) -> None:
+    """Titled pictures in one row, in one PNG."""
+    from matplotlib.figure import Figure
+
+    width = sum(p.width for _, p in parts)
+    height = max(p.height for _, p in parts)
+    figure = Figure(figsize=(10, 10 * height / width + 0.5), layout="constrained")
+    for axis, (title, picture) in zip(
+        figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True
+    ):
+        axis.imshow(np.asarray(picture), interpolation="nearest")
+        axis.set_title(title)
+        axis.axis("off")
+    figure.savefig(path, dpi=130)
+
+
+def curves(
+    series: dict[str, tuple[Sequence[float], Sequence[float]]], path: Path, *, x: str, y: str
+) -> None:
+    """Named (x, y) curves in one plot."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for name, (xs, ys) in series.items():
+        axis.plot(xs, ys, label=name, linewidth=1.5)
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=130)

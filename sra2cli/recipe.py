@@ -1,0 +1,337 @@
+"""Recipes: what a run is, in one YAML file.
+
+A recipe is read as: defaults (the dataclasses below) → the YAML file → `--set a.b=c`.
+Nothing here imports torch, so that a wrong recipe is refused at once.
+"""
+
+import difflib
+import types
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from sra2cli.errors import SetupError
+
+Objective = Literal["smooth-l1", "cosine", "l1", "l2"]
+Solver = Literal["em", "euler", "heun"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the latent store must hold; checked when it is opened."""
+
+    classes: int = 1000  # 0: no labels, an unconditional model
+    channels: int = 4
+    latent: int = 32  # side of the latent: 32 for 256x256 with an 8x VAE
+    mirror: bool = False  # use the store's mirrored moments half of the time (SiT flips, REPA not)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A size of the table (S, B, L, XL with /1, /2, /4, /8), or "custom" with the numbers."""
+
+    size: str = "B/2"
+    depth: int | None = None
+    width: int | None = None
+    heads: int | None = None
+    patch: int | None = None
+    qk_norm: bool = False
+
+
+@dataclass(frozen=True)
+class PathSettings:
+    kind: Literal["linear", "cosine"] = "linear"
+    times: Literal["uniform", "lognormal"] = "uniform"
+    times_mean: float = 0.0
+    times_std: float = 1.0
+
+
+@dataclass(frozen=True)
+class SRA2:
+    """SRA 2 (arXiv 2601.17830): align tokens with the VAE's own feature."""
+
+    depth: int = 2  # block whose tokens are aligned, 1-based
+    weight: float = 1.0  # lambda
+    window: tuple[float, float] = (0.0, 1.0)  # no alignment loss for t outside
+    objective: Objective = "smooth-l1"
+    layers: int = 5  # linears of the head
+    target: Literal["sample", "mean"] = "sample"  # the latent noised in this step, or its mean
+    reduction: Literal["mean", "sum"] = "mean"
+
+
+@dataclass(frozen=True)
+class REPA:
+    """REPA (arXiv 2410.06940): align tokens with a frozen image encoder."""
+
+    depth: int = 8
+    weight: float = 0.5
+    window: tuple[float, float] = (0.0, 1.0)
+    objective: Objective = "cosine"
+    layers: int = 3
+    hidden: int = 2048
+    encoder: str = "facebook/dinov2-base"  # name or folder; its features may lie in the store
+
+
+@dataclass(frozen=True)
+class SRA:
+    """SRA (arXiv 2505.02831): align tokens with later tokens of the EMA at a cleaner time."""
+
+    depth: int = 8
+    teacher_depth: int = 20
+    weight: float = 0.2
+    window: tuple[float, float] = (0.0, 1.0)
+    objective: Literal["smooth-l1", "cosine", "cosine-over-tokens", "l1", "l2"] = "smooth-l1"
+    time_shift: float = 0.2  # teacher time = clamp(t - time_shift * u, 0, 1)
+    decay_after: int | None = 149  # weight * 0.1^((epoch - 149) / 1000) from there; null: constant
+
+
+@dataclass(frozen=True)
+class Align:
+    """The alignment methods of a run, by their presence: none, one, or several."""
+
+    sra2: SRA2 | None = None
+    repa: REPA | None = None
+    sra: SRA | None = None
+
+
+@dataclass(frozen=True)
+class Train:
+    steps: int = 400_000
+    batch: int = 256  # global: processes x micro-batch x accumulation
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    grad_clip: float = 1.0
+    label_dropout: float = 0.1
+    ema: float = 0.9999
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where it is fast
+
+
+@dataclass(frozen=True)
+class Log:
+    """How a run is watched and kept; may change on resume."""
+
+    every: int = 100  # steps between rows of metrics.jsonl
+    save_every: int = 10_000  # steps between checkpoints
+    keep_every: int = 50_000  # checkpoints at multiples of this are never deleted
+    keep: int = 2  # newest checkpoints kept besides those
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str = "custom"
+    seed: int = 0
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    path: PathSettings = field(default_factory=PathSettings)
+    align: Align = field(default_factory=Align)
+    train: Train = field(default_factory=Train)
+    log: Log = field(default_factory=Log)
+
+    def to_dict(self) -> dict[str, Any]:
+        return _plain(asdict(self))
+
+    @property
+    def method(self) -> str:
+        """Name of the method: none, sra2, repa, sra or a combination such as repa+sra2."""
+        names = [n for n in ("repa", "sra", "sra2") if getattr(self.align, n) is not None]
+        return "+".join(names) or "none"
+
+
+def folder() -> Path:
+    """Where the packaged recipes lie: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "recipes"
+    return inside if inside.is_dir() else package.parent / "recipes"
+
+
+def names() -> list[str]:
+    """The names of the packaged recipes."""
+    return sorted(p.stem for p in folder().glob("*.yaml"))
+
+
+def load(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a packaged recipe by name or any YAML file by path, then apply `key.sub=value`.
+
+    Raises:
+        SetupError: unknown recipe or key (with the nearest name), a wrong type or value.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = folder() / f"{name_or_path}.yaml"
+        if not path.is_file():
+            raise SetupError(f"unknown recipe '{name_or_path}'{_nearest(name_or_path, names())}")
+    elif not path.is_file():
+        raise SetupError(f"no recipe file {path}")
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise SetupError(f"{path} is not a YAML file: {reason}") from None
+    if not isinstance(tree, dict):
+        raise SetupError(f"{path} holds no settings: expected 'key: value' lines")
+    if "name" not in tree:
+        tree["name"] = path.stem
+    for override in overrides:
+        apply_override(tree, override)
+    return from_dict(tree)
+
+
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Set one `a.b=value` in a tree of plain settings; the value is read as YAML."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise SetupError(f"--set takes key=value, not '{override}'")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise SetupError(f"--set {key}: '{text}' is not a value") from None
+    *parents, last = key.split(".")
+    for parent in parents:
+        if tree.get(parent) is None:
+            tree[parent] = {}
+        tree = tree[parent]
+        if not isinstance(tree, dict):
+            raise SetupError(f"unknown key '{key}'{_nearest(key, _all_keys(Recipe))}")
+    tree[last] = value
+
+
+def from_dict(tree: dict[str, Any]) -> Recipe:
+    """A checked recipe from plain settings; raises SetupError naming the key at fault."""
+    recipe: Recipe = _build(Recipe, tree, "")
+    _check(recipe)
+    return recipe
+
+
+def differences(a: Recipe, b: Recipe, *, ignore: Sequence[str] = ()) -> list[str]:
+    """Dotted keys in which two recipes differ, except those equal to or below `ignore`."""
+    flat_a, flat_b = _flatten(a.to_dict()), _flatten(b.to_dict())
+    keys = [k for k in sorted({*flat_a, *flat_b}) if flat_a.get(k) != flat_b.get(k)]
+    return [k for k in keys if not any(k == i or k.startswith(i + ".") for i in ignore)]
+
+
+def _build(cls: Any, tree: Any, prefix: str) -> Any:
+    if not isinstance(tree, dict):
+        raise SetupError(f"'{prefix.rstrip('.')}' takes settings, not {tree!r}")
+    hints = get_type_hints(cls)
+    for key in tree:
+        if key not in hints:
+            raise SetupError(
+                f"unknown key '{prefix}{key}'{_nearest(f'{prefix}{key}', _all_keys(Recipe))}"
+            )
+    values = {key: _convert(hints[key], value, f"{prefix}{key}") for key, value in tree.items()}
+    return cls(**values)
+
+
+def _convert(hint: Any, value: Any, key: str) -> Any:
+    """`value` as the type `hint`, or a SetupError that names `key`."""
+    if is_dataclass(hint):
+        return _build(hint, {} if value is None else value, key + ".")
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):  # only `X | None` occurs
+        inner = next(h for h in get_args(hint) if h is not type(None))
+        return None if value is None else _convert(inner, value, key)
+    if origin is Literal:
+        if value not in get_args(hint):
+            options = [str(o) for o in get_args(hint)]
+            raise SetupError(f"'{key}' is one of {', '.join(options)}, not {value!r}")
+        return value
+    if origin is tuple:
+        items = get_args(hint)
+        if not isinstance(value, (list, tuple)) or len(value) != len(items):
+            raise SetupError(f"'{key}' takes {len(items)} numbers, as [0, 1], not {value!r}")
+        return tuple(_convert(h, v, key) for h, v in zip(items, value, strict=True))
+    if hint is float and isinstance(value, str):  # YAML reads 1e-4 as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        kinds = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+        raise SetupError(f"'{key}' takes {kinds[hint]}, not {value!r}")
+    return value
+
+
+def _check(recipe: Recipe) -> None:
+    """What types cannot say."""
+    model, train, log = recipe.model, recipe.train, recipe.log
+    custom = {k: getattr(model, k) for k in ("depth", "width", "heads", "patch")}
+    missing = [k for k, v in custom.items() if v is None]
+    given = [k for k, v in custom.items() if v is not None]
+    if model.size == "custom" and missing:
+        raise SetupError(f"'model.size' is custom: give 'model.{missing[0]}' too")
+    if model.size != "custom" and given:
+        raise SetupError(
+            f"'model.{given[0]}' is fixed by size {model.size}; for your own numbers: model.size=custom"
+        )
+    positive = {
+        "train.steps": train.steps,
+        "train.batch": train.batch,
+        "train.lr": train.lr,
+        "train.grad_clip": train.grad_clip,
+        "data.channels": recipe.data.channels,
+        "data.latent": recipe.data.latent,
+        "log.every": log.every,
+        "log.save_every": log.save_every,
+        "log.keep_every": log.keep_every,
+        "log.keep": log.keep,
+        **{f"model.{k}": v for k, v in custom.items() if v is not None},
+    }
+    for key, number in positive.items():
+        if number <= 0:
+            raise SetupError(f"'{key}' must be above 0, not {number}")
+    if recipe.data.classes < 0 or recipe.seed < 0:
+        raise SetupError("'data.classes' and 'seed' must not be negative")
+    fractions = {"train.label_dropout": train.label_dropout, "train.ema": train.ema}
+    fractions |= {"train.betas": max(train.betas)}
+    for key, number in fractions.items():
+        if not 0 <= number < 1:
+            raise SetupError(f"'{key}' lies in [0, 1), not {number}")
+    for name in ("sra2", "repa", "sra"):
+        settings = getattr(recipe.align, name)
+        if settings is not None and not 0 <= settings.window[0] < settings.window[1] <= 1:
+            raise SetupError(f"'align.{name}.window' is [a, b] with 0 <= a < b <= 1")
+        if settings is not None and settings.depth < 1:
+            raise SetupError(f"'align.{name}.depth' counts blocks from 1")
+        if settings is not None and getattr(settings, "layers", 1) < 1:
+            raise SetupError(f"'align.{name}.layers' must be above 0")
+
+
+def _nearest(word: str, options: Sequence[str]) -> str:
+    """ "; did you mean ...?" for the option nearest to a misspelt word, or the options if few."""
+    close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
+    if not close:  # right last name in the wrong place: 'train.depth' → 'align.sra2.depth'
+        last = word.rpartition(".")[2]
+        lasts = [o.rpartition(".")[2] for o in options]
+        near = difflib.get_close_matches(last, lasts, n=1, cutoff=0.7)
+        close = [options[lasts.index(near[0])]] if near else []
+    return f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(options)}"
+
+
+def _all_keys(cls: Any, prefix: str = "") -> list[str]:
+    keys = []
+    for name, hint in get_type_hints(cls).items():
+        inner = next((h for h in (hint, *get_args(hint)) if is_dataclass(h)), None)
+        keys += _all_keys(inner, f"{prefix}{name}.") if inner else [f"{prefix}{name}"]
+    return keys
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= (
+            _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, so that YAML and JSON give back what was written."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value

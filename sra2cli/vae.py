@@ -1,0 +1,109 @@
+"""The first stage: images ↔ latents. The only owner of scale and shift.
+
+Moments are kept as mean‖std along the channels, (B, 2C, h, w), unscaled. A scaled latent is
+z = (mean + std * xi - shift) * scale.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sra2cli.errors import SetupError
+
+PACKAGED = {"digits": Path(__file__).parent / "assets" / "digits-vae"}
+Rounding = Literal["truncate", "nearest"]
+
+
+def scaled_latents(moments: Tensor, xi: Tensor | None, *, scale: float, shift: float) -> Tensor:
+    """Scaled latents from moments (B, 2C, h, w) and standard normals (B, C, h, w); None: the mean."""
+    mean, std = moments.chunk(2, dim=1)
+    return ((mean if xi is None else mean + std * xi) - shift) * scale
+
+
+class Vae:
+    """A diffusers AutoencoderKL with its conventions.
+
+    Attributes:
+        name: as it was asked for. scale, shift: from its config.
+        channels: C of its latents. factor: side of the image over side of the latent.
+        fingerprint: hash of encoder and quant_conv, which alone decide the stored moments.
+    """
+
+    def __init__(self, name: str, model: torch.nn.Module, device: torch.device):
+        self.name = name
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.device = device
+        config = model.config
+        self.scale = float(config.scaling_factor)
+        self.shift = float(getattr(config, "shift_factor", None) or 0.0)
+        self.channels = int(config.latent_channels)
+        self.factor = 2 ** (len(config.block_out_channels) - 1)
+        self.fingerprint = fingerprint(model)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 images (B, H, W, 3) → moments mean‖std (B, 2C, h, w), float32, unscaled."""
+        x = images.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        posterior = self.model.encode(x).latent_dist
+        return torch.cat([posterior.mean, posterior.std], dim=1).float()
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, *, rounding: Rounding = "truncate") -> np.ndarray:
+        """Scaled latents (B, C, h, w) → uint8 images (B, H, W, 3)."""
+        x = self.model.decode(z.to(self.device).float() / self.scale + self.shift).sample
+        return to_uint8(x, rounding)
+
+
+def to_uint8(x: Tensor, rounding: Rounding = "truncate") -> np.ndarray:
+    """Images (B, 3, H, W) in [-1, 1] → (B, H, W, 3) uint8.
+
+    "truncate" is REPA's and SRA's 255 * (x + 1) / 2, cut off; "nearest" rounds it.
+    """
+    x = ((x + 1) / 2).clamp(0, 1) * 255
+    x = x.round() if rounding == "nearest" else x
+    return x.permute(0, 2, 3, 1).to("cpu", torch.uint8).numpy()
+
+
+def load_vae(name: str, *, device: torch.device | str = "cpu", offline: bool = False) -> Vae:
+    """Load a VAE: "digits" (packaged), a folder as diffusers saves it, or a hub name.
+
+    Args:
+        offline: never touch the network; a hub name must then be in the local cache.
+
+    Raises:
+        SetupError: it is not there, or is not an AutoencoderKL.
+    """
+    from diffusers import AutoencoderKL
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()
+    path = PACKAGED.get(name, Path(name))
+    local = path.is_dir()
+    if local and not (path / "config.json").is_file():
+        raise SetupError(f"{path} is not a VAE: no config.json in it (expected a diffusers folder)")
+    try:
+        model = AutoencoderKL.from_pretrained(
+            path if local else name, local_files_only=local or offline, torch_dtype=torch.float32
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        where = "folder" if local else "neither a folder here nor to be had from the hub"
+        raise SetupError(
+            f"cannot load the VAE '{name}' ({where}): {reason}; "
+            "give --vae a folder with config.json and its weights"
+        ) from None
+    return Vae(name, model, torch.device(device))
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """SHA-256 (first 16 hex digits) of the weights of encoder and quant_conv, as float32."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        if key.startswith(("encoder.", "quant_conv.")):
+            digest.update(f"{key}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
