@@ -1,9 +1,11 @@
 """Training batches: what each step sees, made from the store and the clock in a thread ahead."""
 
+import contextlib
 import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,10 +74,9 @@ class Batches:
 
         def put(item: list[Raw] | BaseException) -> None:
             while not stopped.is_set():
-                try:
-                    return ready.put(item, timeout=0.1)
-                except queue.Full:
-                    continue
+                with contextlib.suppress(queue.Full):
+                    ready.put(item, timeout=0.1)
+                    return
 
         def prepare() -> None:
             try:
@@ -101,14 +102,18 @@ class Batches:
     def _pinned(self, raw: Raw) -> Raw:
         if not torch.cuda.is_available():
             return raw
-        tensors = {k: v.pin_memory() if v is not None else None for k, v in vars(raw).items()}
-        return Raw(**tensors)
+        pinned: dict[str, Any] = {
+            name: None if tensor is None else tensor.pin_memory()
+            for name, tensor in vars(raw).items()
+        }
+        return Raw(**pinned)
 
 
 def to_batch(raw: Raw, recipe: Recipe, store: Store, device: torch.device) -> Batch:
-    """The batch the objective trains on: draws the posterior, the times and the dropped labels."""
-    on = {
-        k: v.to(device, non_blocking=True) if v is not None else None for k, v in vars(raw).items()
+    """The batch the objective trains on: posterior draw, times and dropped labels from `raw`."""
+    on: dict[str, Any] = {
+        name: None if tensor is None else tensor.to(device, non_blocking=True)
+        for name, tensor in vars(raw).items()
     }
     uniforms, times = on["scalars"], recipe.path
     info = store.info

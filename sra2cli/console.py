@@ -1,6 +1,8 @@
 """What the user sees: messages and progress on stderr, results on stdout."""
 
 import json
+import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -31,7 +33,10 @@ def warn(message: str) -> None:
 
 @contextmanager
 def progress(title: str, total: int, *, unit: str = "images", start: int = 0) -> Iterator["Bar"]:
-    """A progress bar with speed and time left, on stderr, gone when done."""
+    """A progress bar with speed and time left, on stderr, gone when done.
+
+    Where stderr is not a terminal (a log file), a plain line every half minute instead.
+    """
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
@@ -40,22 +45,31 @@ def progress(title: str, total: int, *, unit: str = "images", start: int = 0) ->
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     ]
-    with Progress(*columns, console=stderr, transient=True) as bars:
-        task = bars.add_task(title, total=total, completed=start, rate="", note="")
-        yield Bar(bars, task, unit)
+    live = stderr.is_terminal
+    with Progress(*columns, console=stderr, transient=True, disable=not live) as bars:
+        bars.add_task(title, total=total, completed=start, rate="", note="")
+        yield Bar(bars, unit, every=math.inf if live else 30)
 
 
 class Bar:
     """One running bar: `advance` as work gets done; `note` shows what is worth seeing."""
 
-    def __init__(self, bars: Progress, task: Any, unit: str):
-        self._bars, self._task, self._unit = bars, task, unit
+    def __init__(self, bars: Progress, unit: str, *, every: float):
+        self._bars, self._task, self._unit, self._every = bars, bars.tasks[0], unit, every
+        self._begun = self._said = time.monotonic()
+        self._start = self._task.completed
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
-        speed = self._bars.tasks[0].speed
-        rate = f"{speed:,.1f} {self._unit}/s" if speed else ""
-        extra = {} if note is None else {"note": note}
-        self._bars.update(self._task, advance=count, rate=rate, **extra)
+        """`count` more units are done."""
+        task, now = self._task, time.monotonic()
+        speed = (task.completed + count - self._start) / max(now - self._begun, 1e-9)
+        note = task.fields["note"] if note is None else note
+        rate = f"{speed:,.1f} {self._unit}/s"
+        self._bars.update(task.id, advance=count, rate=rate, note=note)
+        if now - self._said > self._every:
+            self._said = now
+            done = f"{task.completed:,.0f} of {task.total:,.0f} {self._unit}"
+            say(f"{task.description}: {done}, {speed:,.1f}/s {task.fields['note']}".rstrip())
 
 
 def print_json(result: Any) -> None:

@@ -7,6 +7,7 @@ repeated with a change.
 import json
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def report(out: Path, results: dict[str, Any]) -> None:
     console.say(f"report: {out / 'report.md'}   pictures: {out / f'samples-step{steps[-1]}.png'}")
 
 
-def _report_text(cells: list[tuple[str, ...]], steps: list[int], results: dict[str, Any]) -> str:
+def _report_text(cells: Sequence[Sequence[str]], steps: list[int], results: dict[str, Any]) -> str:
     shown = "\n\n".join(f"After {s:,} steps:\n\n![](samples-step{s}.png)" for s in reversed(steps))
     table = console.markdown_table(HEADER, cells)
     return f"""# SiT against SiT + SRA 2 on handwritten digits

@@ -11,6 +11,7 @@ download, every machine uses the same first stage, and `fd-digits` means the sam
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,8 +68,8 @@ class DigitsClassifier(nn.Module):
         x = images.permute(0, 3, 1, 2).float().mean(dim=1, keepdim=True) / 127.5 - 1
         if x.shape[-2:] != (RESOLUTION, RESOLUTION):
             x = F.interpolate(x, (RESOLUTION, RESOLUTION), mode="area")
-        features = self.features(self.conv(x).flatten(1))
-        return features, self.logits(F.relu(features))
+        features = F.relu(self.features(self.conv(x).flatten(1)))
+        return features, self.logits(features)
 
 
 def load_classifier() -> DigitsClassifier:
@@ -105,7 +106,7 @@ def train_classifier(epochs: int = 60) -> DigitsClassifier:
     return model.eval()
 
 
-def train_vae(steps: int = 3000) -> nn.Module:
+def train_vae(steps: int = 3000) -> Any:
     """Train the first stage on all digits, and set scaling_factor to 1/std of its latents."""
     from diffusers import AutoencoderKL
 

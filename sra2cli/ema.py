@@ -18,7 +18,7 @@ class Ema:
     @torch.no_grad()
     def update(self, sit: SiT) -> None:
         """ema ← decay * ema + (1 - decay) * weights, for all tensors in one call."""
-        averaged = list(self.model.parameters())
+        averaged: list[Tensor] = list(self.model.parameters())
         torch._foreach_lerp_(averaged, [p.detach() for p in sit.parameters()], 1 - self.decay)
 
     def teacher(self, x_t: Tensor, t: Tensor, y: Tensor | None, depth: int) -> Tensor:

@@ -66,7 +66,8 @@ def describe(source: ImageFolder, vae: Vae, resolution: int) -> StoreInfo:
     """What the store will say of itself; raises SetupError where the VAE does not fit."""
     if resolution <= 0 or resolution % vae.factor:
         raise SetupError(
-            f"--resolution {resolution} is not a multiple of {vae.factor}, as VAE '{vae.name}' needs"
+            f"--resolution {resolution} is not a multiple of {vae.factor}, "
+            f"as VAE '{vae.name}' needs"
         )
     return StoreInfo(
         vae=vae.name,
@@ -123,7 +124,7 @@ def decoded(
     chunks = [list(range(k, min(k + CHUNK, len(source)))) for k in range(0, len(source), CHUNK)]
     todo = [rows for rows in chunks if (state[rows] == TODO).any()]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        ahead = [list(map(lambda r: pool.submit(read, r), rows)) for rows in todo[:2]]
+        ahead = [[pool.submit(read, r) for r in rows] for rows in todo[:2]]
         for k, rows in enumerate(todo):
             results = [future.result() for future in ahead.pop(0)]
             if k + 2 < len(todo):

@@ -84,7 +84,7 @@ def read_image(path: Path, resolution: int | None = None) -> np.ndarray:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL image as 8-bit RGB; 16-bit and float greys are scaled by their type's range."""
+    """Any PIL image as 8-bit RGB; 16-bit greys are scaled to 8 bits, not clipped."""
     if image.mode.startswith("I"):  # I;16, I;16B, I: PIL would clip these at 255
         values = np.asarray(image).astype(np.int64).clip(0, 65535)
         image = Image.fromarray((values // 257).astype(np.uint8))

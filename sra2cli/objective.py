@@ -45,23 +45,27 @@ class Objective(nn.Module):
     def __init__(self, recipe: Recipe, *, feature_width: int | None = None):
         super().__init__()
         self.kind = recipe.path.kind
-        with _seeded(recipe.seed, 0):
+        with _Seeded(recipe.seed, 0):
             self.sit = SiT(sit_config(recipe))
         config = self.sit.config
         shape = align.Shape(config.width, config.depth, config.patch, config.channels)
-        with _seeded(recipe.seed, 1):
+        with _Seeded(recipe.seed, 1):
             try:
                 self.heads = align.build(recipe.align, shape, feature_width=feature_width)
             except ValueError as error:
                 raise SetupError(str(error)) from None
 
+    def methods(self) -> dict[str, align.Alignment]:
+        """The alignment methods, by name."""
+        return dict(self.heads.items())  # type: ignore[arg-type]
+
     @property
     def needs_teacher(self) -> bool:
-        return any(method.needs_teacher for method in self.heads.values())
+        return any(method.needs_teacher for method in self.methods().values())
 
     @property
     def needs_features(self) -> bool:
-        return any(method.needs_features for method in self.heads.values())
+        return any(method.needs_features for method in self.methods().values())
 
     def forward(
         self, batch: Batch, epoch: int = 0, teacher: TeacherTokens | None = None
@@ -74,7 +78,7 @@ class Objective(nn.Module):
         """
         x_t, v = path.interpolate(batch.z, batch.noise, batch.t, self.kind)
         # A method of weight 0 is switched off: its head is neither run nor trained.
-        active = {n: m for n, m in self.heads.items() if m.weight(epoch) != 0}
+        active = {n: m for n, m in self.methods().items() if m.weight(epoch) != 0}
         taps = {method.depth for method in active.values()}
         v_model, tokens = self.sit(x_t, batch.t, batch.y, taps=taps)
         losses = {"denoise": (v_model.float() - v).square().mean()}
@@ -114,7 +118,7 @@ def sit_config(recipe: Recipe) -> SiTConfig:
         raise SetupError(f"model: {error}") from None
 
 
-class _seeded:
+class _Seeded:
     """Initial weights from (seed, index) alone, leaving torch's own generator as it was."""
 
     def __init__(self, seed: int, index: int):
@@ -122,7 +126,7 @@ class _seeded:
 
     def __enter__(self) -> None:
         self.state = torch.get_rng_state()
-        torch.random.default_generator.manual_seed(self.seed)
+        torch.default_generator.manual_seed(self.seed)
 
     def __exit__(self, *_: object) -> None:
         torch.set_rng_state(self.state)

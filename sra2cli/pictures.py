@@ -1,6 +1,6 @@
 """Pictures for people: sample grids and curves, as PNG."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ def side_by_side(parts: Sequence[tuple[str, Image.Image]], path: Path) -> None:
 
 
 def curves(
-    series: dict[str, tuple[Sequence[float], Sequence[float]]], path: Path, *, x: str, y: str
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: Path, *, x: str, y: str
 ) -> None:
     """Named (x, y) curves in one plot."""
     from matplotlib.figure import Figure

@@ -267,7 +267,8 @@ def _check(recipe: Recipe) -> None:
         raise SetupError(f"'model.size' is custom: give 'model.{missing[0]}' too")
     if model.size != "custom" and given:
         raise SetupError(
-            f"'model.{given[0]}' is fixed by size {model.size}; for your own numbers: model.size=custom"
+            f"'model.{given[0]}' is fixed by size {model.size}; "
+            "for your own numbers: model.size=custom"
         )
     positive = {
         "train.steps": train.steps,

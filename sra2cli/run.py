@@ -148,7 +148,7 @@ class Trainer(Run):
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest checkpoint that is whole, and a line for each damaged one skipped."""
-        skipped = []
+        skipped: list[str] = []
         for folder in reversed(self.checkpoints()):
             try:
                 return read_checkpoint(folder), skipped

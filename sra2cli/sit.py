@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 SIZES = {  # parameters with patch 2 on a 4x32x32 latent, 1000 classes, without the position table
-    "S": dict(depth=12, width=384, heads=6),  # 32.9M
-    "B": dict(depth=12, width=768, heads=12),  # 130.3M
-    "L": dict(depth=24, width=1024, heads=16),  # 457.8M
-    "XL": dict(depth=28, width=1152, heads=16),  # 674.8M
+    "S": {"depth": 12, "width": 384, "heads": 6},  # 32.9M
+    "B": {"depth": 12, "width": 768, "heads": 12},  # 130.3M
+    "L": {"depth": 24, "width": 1024, "heads": 16},  # 457.8M
+    "XL": {"depth": 28, "width": 1152, "heads": 16},  # 674.8M
 }
 PATCHES = (1, 2, 4, 8)
 FREQUENCIES = 256  # width of the sinusoidal time embedding
@@ -213,11 +213,12 @@ class SiT(nn.Module):
                 nn.init.zeros_(module.bias)
         patches = self.x_embedder.proj.weight
         nn.init.xavier_uniform_(patches.view(patches.shape[0], -1))
-        nn.init.zeros_(self.x_embedder.proj.bias)
+        nn.init.constant_(self.x_embedder.proj.bias, 0)  # type: ignore[arg-type]
         if self.y_embedder is not None:
             nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
-        for layer in (0, 2):
-            nn.init.normal_(self.t_embedder.mlp[layer].weight, std=0.02)
+        for layer in self.t_embedder.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02)
         modulations = [m.adaLN_modulation[1] for m in [*self.blocks, self.final_layer]]
         for linear in [*modulations, self.final_layer.linear]:
             nn.init.zeros_(linear.weight)

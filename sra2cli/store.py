@@ -16,6 +16,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import h5py
 import numpy as np
@@ -114,14 +115,14 @@ class StoreWriter:
     def write(self, rows: Sequence[int], moments: np.ndarray) -> None:
         """Write moments (len(rows), 2C, h, w) and mark the rows good, data before mark."""
         self._moments[rows] = moments
-        self._moments.flush()
+        _flush(self._moments)
         self._state[rows] = GOOD
-        self._state.flush()
+        _flush(self._state)
 
     def reject(self, rows: Sequence[int]) -> None:
         """Mark rows whose image cannot be read."""
         self._state[rows] = REJECTED
-        self._state.flush()
+        _flush(self._state)
 
     def finish(self) -> None:
         """Checksum the data, mark the store complete and give it its name."""
@@ -224,11 +225,16 @@ def _allocate(f: h5py.File, name: str, shape: tuple[int, ...], dtype: type) -> N
     h5py.h5d.create(f.id, name.encode(), h5py.h5t.py_create(np.dtype(dtype)), space, properties)
 
 
-def _memory_map(path: Path, dataset: h5py.Dataset, mode: str) -> np.memmap:
+def _memory_map(path: Path, dataset: h5py.Dataset, mode: Literal["r", "r+"]) -> np.ndarray:
     offset = dataset.id.get_offset()
     if offset is None:
         raise ValueError(f"data set {dataset.name} is not contiguous")
-    return np.memmap(path, dataset.dtype, mode, offset, dataset.shape)
+    return np.memmap(path, dtype=dataset.dtype, mode=mode, offset=offset, shape=dataset.shape)
+
+
+def _flush(rows: np.ndarray) -> None:
+    assert isinstance(rows, np.memmap)
+    rows.flush()
 
 
 def _checksum(dataset: h5py.Dataset) -> str:

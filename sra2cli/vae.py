@@ -6,7 +6,7 @@ z = (mean + std * xi - shift) * scale.
 
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ Rounding = Literal["truncate", "nearest"]
 
 
 def scaled_latents(moments: Tensor, xi: Tensor | None, *, scale: float, shift: float) -> Tensor:
-    """Scaled latents from moments (B, 2C, h, w) and standard normals (B, C, h, w); None: the mean."""
+    """Scaled latents from moments (B, 2C, h, w) and normals xi (B, C, h, w); None: their mean."""
     mean, std = moments.chunk(2, dim=1)
     return ((mean if xi is None else mean + std * xi) - shift) * scale
 
@@ -33,11 +33,11 @@ class Vae:
         fingerprint: hash of encoder and quant_conv, which alone decide the stored moments.
     """
 
-    def __init__(self, name: str, model: torch.nn.Module, device: torch.device):
+    def __init__(self, name: str, model: Any, device: torch.device):
         self.name = name
         self.model = model.to(device).eval().requires_grad_(False)
         self.device = device
-        config = model.config
+        config = self.model.config
         self.scale = float(config.scaling_factor)
         self.shift = float(getattr(config, "shift_factor", None) or 0.0)
         self.channels = int(config.latent_channels)

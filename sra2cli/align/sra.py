@@ -1,4 +1,4 @@
-"""SRA: later tokens of the network's own EMA, at a cleaner time, as the target (arXiv 2505.02831)."""
+"""SRA: later tokens of the EMA, at a cleaner time, as the target (arXiv 2505.02831)."""
 
 import torch
 from torch import Tensor, nn

@@ -33,7 +33,6 @@ class Sra2Alignment(nn.Module):
         target = patchify(latent, self.patch)
         loss = token_loss(self.settings.objective, self.head(tokens), target)
         if self.settings.reduction == "sum":  # eq. 7 as printed: over the N elements or tokens
-            loss = loss * (
-                target[0].numel() if self.settings.objective != "cosine" else len(target[0])
-            )
+            tokens_only = self.settings.objective == "cosine"
+            loss = loss * (len(target[0]) if tokens_only else target[0].numel())
         return windowed(loss, inputs.t, self.settings.window)

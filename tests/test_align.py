@@ -1,0 +1,149 @@
+import pytest
+import torch
+
+from sra2cli import align
+from sra2cli.align.heads import OBJECTIVES, patchify, token_loss
+from sra2cli.align.inputs import AlignInputs
+from sra2cli.align.sra import teacher_time
+from sra2cli.recipe import REPA, SRA, SRA2, Align
+
+SHAPE = align.Shape(width=48, depth=4, patch=2, channels=4)
+
+
+@pytest.mark.parametrize(
+    ("objective", "key"),
+    [
+        ("smooth-l1", "smooth_l1"),
+        ("l1", "l1"),
+        ("l2", "l2"),
+        ("cosine", "cos_over_features"),
+        ("cosine-over-tokens", "sra_cos_over_tokens"),
+    ],
+)
+def test_golden_token_losses(golden, objective, key):
+    g = golden("losses.npz")
+    loss = token_loss(objective, g["feat"], g["target"])
+    assert loss.shape == (6,)
+    torch.testing.assert_close(loss.mean(), g[key], rtol=0, atol=1e-6)
+
+
+def test_golden_repa_loss(golden):
+    g = golden("losses.npz")
+    repa = align.build(Align(repa=REPA(depth=1)), SHAPE, feature_width=24)["repa"]
+    repa.head = torch.nn.Identity()
+    loss = repa(g["feat"], inputs(features=g["target"], batch=6)).mean()
+    torch.testing.assert_close(loss, g["repa_loss"], rtol=0, atol=1e-6)
+
+
+def test_golden_teacher_time(golden):
+    g = golden("losses.npz")
+    t = teacher_time(g["t"], g["teacher_u"], g.meta["t_max"])
+    torch.testing.assert_close(t, g["teacher_t"], rtol=0, atol=1e-6)
+
+
+def inputs(*, batch=3, t=None, **others) -> AlignInputs:
+    z = torch.randn(batch, 4, 8, 8)
+    t = torch.rand(batch) if t is None else t
+    given = {
+        "z": z,
+        "mean": z + 1,
+        "t": t,
+        "y": torch.zeros(batch, dtype=torch.long),
+        "teacher_uniform": torch.rand(batch),
+        "noised": lambda t: z * t.view(-1, 1, 1, 1),
+    }
+    return AlignInputs(**{**given, **others})
+
+
+def test_head_shapes_are_the_papers():
+    """D → 2D → 2D → 2D → 2D → p²C, and D → 2D → p²C for two layers (SPEC)."""
+    for layers, widths in [(5, [96, 96, 96, 96, 16]), (2, [96, 16])]:
+        head = align.build(Align(sra2=SRA2(layers=layers)), SHAPE)["sra2"].head
+        assert [m.out_features for m in head if isinstance(m, torch.nn.Linear)] == widths
+
+
+def test_sra2_is_zero_when_the_head_gives_the_latent():
+    sra2 = align.build(Align(sra2=SRA2()), SHAPE)["sra2"]
+    sra2.head = torch.nn.Identity()
+    batch = inputs()
+    assert sra2(patchify(batch.z, 2), batch).abs().max() == 0
+    mean = align.build(Align(sra2=SRA2(target="mean")), SHAPE)["sra2"]
+    mean.head = torch.nn.Identity()
+    assert mean(patchify(batch.z + 1, 2), batch).abs().max() == 0
+
+
+def test_window_zeroes_samples_outside_it():
+    batch = inputs(t=torch.tensor([0.1, 0.5, 0.9]))
+    tokens = torch.randn(3, 16, 48)
+    whole = align.build(Align(sra2=SRA2()), SHAPE)["sra2"]
+    part = align.build(Align(sra2=SRA2(window=(0.0, 0.5))), SHAPE)["sra2"]
+    part.load_state_dict(whole.state_dict())
+    inside = torch.tensor([True, True, False])
+    assert torch.equal(part(tokens, batch), whole(tokens, batch) * inside)
+
+
+def test_sum_is_the_mean_times_what_is_summed():
+    tokens, batch = torch.randn(3, 16, 48), inputs()
+    mean = align.build(Align(sra2=SRA2()), SHAPE)["sra2"]
+    total = align.build(Align(sra2=SRA2(reduction="sum")), SHAPE)["sra2"]
+    total.load_state_dict(mean.state_dict())
+    torch.testing.assert_close(total(tokens, batch), 4 * 8 * 8 * mean(tokens, batch))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_losses_are_fp32_under_autocast(objective):
+    prediction, target = torch.randn(2, 3, 16, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = token_loss(objective, prediction.bfloat16(), target)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, token_loss(objective, prediction.bfloat16(), target))
+
+
+def test_sra_asks_its_teacher_at_the_cleaner_time():
+    asked = {}
+
+    def teacher(x_t, t, y, depth):
+        asked.update(x_t=x_t, t=t, y=y, depth=depth)
+        return torch.zeros(3, 16, 48)
+
+    batch = inputs(teacher=teacher)
+    sra = align.build(Align(sra=SRA(depth=1, teacher_depth=3)), SHAPE)["sra"]
+    sra(torch.randn(3, 16, 48), batch)
+    expected = teacher_time(batch.t, batch.teacher_uniform, 0.2)
+    assert torch.equal(asked["t"], expected) and asked["depth"] == 3
+    assert torch.equal(asked["x_t"], batch.noised(expected)) and asked["y"] is batch.y
+
+
+def test_sra_weight_falls_tenfold_in_1000_epochs():
+    sra = align.build(Align(sra=SRA(depth=1, teacher_depth=2)), SHAPE)["sra"]
+    assert [sra.weight(e) for e in (0, 149)] == [0.2, 0.2]
+    assert sra.weight(1149) == pytest.approx(0.02)
+    assert sra.weight(150) == pytest.approx(2 * 0.1 ** (1 + 1 / 1000))  # SRA's own formula
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Align(sra2=SRA2(depth=5)), r"align.sra2.depth is 5, but the network has blocks 1..4"),
+        (Align(sra=SRA(depth=1, teacher_depth=9)), r"align.sra.teacher_depth is 9"),
+        (Align(repa=REPA(depth=0)), r"align.repa.depth is 0"),
+    ],
+)
+def test_depths_the_network_lacks_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        align.build(settings, SHAPE, feature_width=8)
+
+
+def test_missing_ingredients_are_named():
+    methods = align.build(
+        Align(repa=REPA(depth=1), sra=SRA(depth=1, teacher_depth=2)), SHAPE, feature_width=8
+    )
+    tokens = torch.randn(3, 16, 48)
+    with pytest.raises(ValueError, match="needs encoder features"):
+        methods["repa"](tokens, inputs())
+    with pytest.raises(ValueError, match="needs the tokens of the EMA"):
+        methods["sra"](tokens, inputs())
+    with pytest.raises(ValueError, match="9 tokens, the network has 16"):
+        methods["repa"](tokens, inputs(features=torch.randn(3, 9, 8)))
+    with pytest.raises(ValueError, match="needs the width"):
+        align.build(Align(repa=REPA(depth=1)), SHAPE)

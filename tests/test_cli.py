@@ -1,0 +1,173 @@
+"""Bad input: one clear line on stderr, the right exit code, nothing half-written."""
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import one_line
+from PIL import Image
+
+SMALL = ["--set", "train.steps=2", "--set", "train.batch=8"]
+
+
+def test_help_is_instant():
+    """Half a second is promised; the best of five, as the machine may be busy."""
+    times = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "sra2cli", "--help"], check=True, capture_output=True)
+        times.append(time.perf_counter() - begun)
+    assert min(times) < 0.5, statistics.median(times)
+
+
+def test_help_lists_what_exists(run_sra2):
+    text = run_sra2("--help").stdout
+    for command in ("extract", "train", "sample", "eval", "demo"):
+        assert command in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe", "digits-sra"], "unknown recipe 'digits-sra'; did you mean 'digits-sra2'?"),
+        (["--recipe", "digits-sit", "--set", "train.stepz=3"], "did you mean 'train.steps'?"),
+        (["--recipe", "digits-sit", "--set", "train.steps=x"], "takes a whole number, not 'x'"),
+        (["--recipe", "digits-sra2", "--set", "align.sra2.depth=9"], "blocks 1..4"),
+        (["--recipe", "digits-sit"], "no latent store nothing.h5"),
+        (["--recipe", "digits-sit", "--device", "tpu"], "unknown device 'tpu'"),
+    ],
+)
+def test_train_refuses_before_reading(run_sra2, tmp_path, arguments, message):
+    assert message in one_line(run_sra2("train", "--data", "nothing.h5", *arguments), 2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_refuses_a_store_that_does_not_fit(run_sra2, digits_store, tmp_path):
+    for override, message in [
+        ("data.classes=7", "has 10 classes, the recipe wants 7"),
+        ("data.latent=16", "has 8x8 latents (32 px, VAE digits), the recipe wants 16"),
+        ("data.channels=16", "has 4 latent channels (VAE digits), the recipe wants 16"),
+    ]:
+        process = run_sra2(
+            "train", "--recipe", "digits-sit", "--data", digits_store, "--set", override
+        )
+        assert message in one_line(process, 2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_refuses_a_damaged_store(run_sra2, digits_store, tmp_path):
+    copy = tmp_path / "copy.h5"
+    whole = bytearray(digits_store.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    copy.write_bytes(whole)
+    line = one_line(run_sra2("train", "--recipe", "digits-sit", "--data", copy), 1)
+    assert "is damaged: the checksum of 'moments' is wrong" in line
+    assert [p.name for p in tmp_path.iterdir()] == ["copy.h5"]
+
+
+def test_a_run_folder_of_another_recipe_or_store_is_refused(
+    run_sra2, digits_store, digits_folder, tmp_path
+):
+    train = ["train", "--data", digits_store, "--out", "run", *SMALL]
+    assert run_sra2(*train, "--recipe", "digits-sit").returncode == 0
+    files = [p for p in (tmp_path / "run").rglob("*.*") if p.is_file() and p.name != ".lock"]
+    before = {p: p.read_bytes() for p in files}
+    line = one_line(run_sra2(*train, "--recipe", "digits-sra2"), 2)
+    assert "run belongs to another recipe (differs in align.sra2" in line
+    line = one_line(run_sra2(*train, "--recipe", "digits-sit", "--set", "train.lr=1"), 2)
+    assert "differs in train.lr" in line
+    fewer = tmp_path / "fewer"
+    shutil.copytree(digits_folder, fewer)
+    next(fewer.rglob("*.png")).unlink()
+    run_sra2("extract", fewer, "--out", "b.h5", "--vae", "digits", "--resolution", 32)
+    line = one_line(
+        run_sra2("train", "--recipe", "digits-sit", "--data", "b.h5", "--out", "run", *SMALL), 2
+    )
+    assert "was trained on another store" in line
+    for path, content in before.items():
+        assert path.read_bytes() == content
+
+
+def test_a_folder_of_other_files_is_not_made_a_run(run_sra2, digits_store, tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "x.txt").write_text("mine")
+    process = run_sra2("train", "--recipe", "digits-sit", "--data", digits_store, "--out", "docs")
+    assert "holds other files" in one_line(process, 2)
+    assert [p.name for p in (tmp_path / "docs").iterdir()] == ["x.txt"]
+
+
+def test_extract_refuses(run_sra2, digits_folder, tmp_path):
+    def refused(*arguments):
+        line = one_line(run_sra2("extract", *arguments, "--out", "a.h5", "--offline"), 2)
+        assert not list(tmp_path.glob("a.h5*"))
+        return line
+
+    vae = ["--vae", "digits"]
+    assert "no image folder" in refused("nothing", *vae)
+    (tmp_path / "empty").mkdir()
+    assert "no images in empty" in refused("empty", *vae)
+    assert "not a multiple of 4" in refused(digits_folder, *vae, "--resolution", 30)
+    assert "cannot load the VAE 'nobody/x'" in refused(digits_folder, "--vae", "nobody/x")
+
+
+def test_extract_lists_unreadable_images_and_goes_on(run_sra2, digits_folder, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(digits_folder, images)
+    victims = sorted(images.rglob("*.png"))[:2]
+    victims[0].write_text("not an image")
+    victims[1].write_bytes(victims[1].read_bytes()[:100])
+    arguments = ["extract", images, "--out", "a.h5", "--vae", "digits", "--resolution", 32]
+    process = run_sra2(*arguments, "--json")
+    line = one_line(process, 1)
+    assert "2 images could not be read and were skipped: see a.h5.rejects.txt" in line
+    assert json.loads(process.stdout)["images"] == 94
+    listed = (tmp_path / "a.h5.rejects.txt").read_text().splitlines()
+    assert [entry.split("\t")[0] for entry in listed] == [
+        v.relative_to(images).as_posix() for v in victims
+    ]
+    assert "not an image" in listed[0] and "truncated" in listed[1].lower()
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_extract_again_with_other_settings_is_refused(run_sra2, digits_folder):
+    arguments = ["extract", digits_folder, "--out", "a.h5", "--vae", "digits", "--resolution"]
+    assert run_sra2(*arguments, 32).returncode == 0
+    again = run_sra2(*arguments, 32)
+    assert again.returncode == 0 and "complete already" in again.stderr
+    assert "differs in latent, resolution" in one_line(run_sra2(*arguments, 64), 2)
+
+
+def test_sample_refuses(run_sra2, digits_store, tmp_path):
+    assert "is not a run folder" in one_line(run_sra2("sample", "nothing"), 2)
+    run_sra2("train", "--recipe", "digits-sit", "--data", digits_store, "--out", "run", *SMALL)
+    for arguments, message in [
+        (["--solver", "rk4"], "--solver is one of em, euler, heun"),
+        (["--interval", "0.7"], "--interval is a:b"),
+        (["--interval", "0.7:0.1"], "--interval is a:b"),
+        (["--labels", "11"], "there is no class 11; classes are 0..9"),
+        (["--labels", "cat"], "--labels is random, balanced or numbers"),
+        (["--step", 7], "has no checkpoint of step 7 (there are: 2)"),
+        (["--steps", 1], "--steps 1 is too few"),
+        (["--num", 0], "must be above 0"),
+    ]:
+        assert message in one_line(run_sra2("sample", "run", *arguments), 2)
+    assert not (tmp_path / "run" / "samples").exists()
+    draw = ["sample", "run", "--num", 2, "--steps", 2, "--out", "s"]
+    assert run_sra2(*draw).returncode == 0
+    assert "holds other samples (differs in sampling)" in one_line(run_sra2(*draw, "--seed", 1), 2)
+
+
+def test_eval_refuses(run_sra2, tmp_path):
+    assert "no samples folder" in one_line(run_sra2("eval", "nothing"), 2)
+    (tmp_path / "s").mkdir()
+    assert "no images in s" in one_line(run_sra2("eval", "s"), 2)
+    assert "unknown metric 'fid2'" in one_line(run_sra2("eval", "s", "--metric", "fid2"), 2)
+    Image.new("RGB", (8, 8)).save(tmp_path / "s" / "a.png")
+    Image.new("RGB", (9, 9)).save(tmp_path / "s" / "b.png")
+    assert "samples of one size are needed" in one_line(run_sra2("eval", "s"), 1)
+    (tmp_path / "s" / "samples.json").write_text('{"complete": false}')
+    assert "is unfinished" in one_line(run_sra2("eval", "s"), 2)

@@ -1,0 +1,185 @@
+"""The rooms together: resuming, killing, judging, and the demo."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+STEPS = 12
+SETTINGS = ["train.batch=8", "log.every=5", "log.save_every=4", f"train.steps={STEPS}"]
+SETS = [part for setting in SETTINGS for part in ("--set", setting)]
+ROOT = Path(__file__).parent.parent
+
+
+def training(store: Path, out: Path, recipe="digits-sra2") -> list[str]:
+    command = [sys.executable, "-m", "sra2cli", "train", "--recipe", recipe]
+    return [*command, "--data", str(store), "--out", str(out), *SETS]
+
+
+def weights(run: Path, step: int = STEPS) -> dict[str, dict[str, torch.Tensor]]:
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    return {name: load_file(folder / f"{name}.safetensors") for name in ("model", "ema", "heads")}
+
+
+def losses(run: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    for name, tensors in weights(a).items():
+        other = weights(b)[name]
+        assert tensors.keys() == other.keys()
+        for key, tensor in tensors.items():
+            assert torch.equal(tensor, other[key]), (name, key)
+    assert losses(a) == losses(b)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(digits_store, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "whole"
+    subprocess.run(training(digits_store, out), check=True, capture_output=True, cwd=ROOT)
+    return out
+
+
+def test_a_killed_run_resumes_to_the_same_bits(digits_store, uninterrupted, tmp_path):
+    out, dice = tmp_path / "killed", random.Random(0)
+    for _ in range(3):
+        process = subprocess.Popen(
+            training(digits_store, out),
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        wanted = 1 + len(list(out.glob("checkpoints/step-*")))
+        while len(list(out.glob("checkpoints/step-*"))) < wanted and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        time.sleep(dice.random() * 0.05)
+        process.kill()
+        process.wait()
+    subprocess.run(training(digits_store, out), check=True, capture_output=True, cwd=ROOT)
+    assert_same_run(uninterrupted, out)
+    assert not list(out.glob("checkpoints/.*"))
+
+
+def test_sigterm_saves_and_says_how_to_go_on(digits_store, uninterrupted, tmp_path):
+    out = tmp_path / "stopped"
+    command = training(digits_store, out)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not (out / "metrics.jsonl").exists():
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.fail("the run ended before it could be stopped")
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "run the same command again to go on" in stderr and "Traceback" not in stderr
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    assert_same_run(uninterrupted, out)
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_skipped(digits_store, uninterrupted, tmp_path):
+    out = tmp_path / "damaged"
+    subprocess.run(training(digits_store, out), check=True, capture_output=True, cwd=ROOT)
+    victim = out / "checkpoints" / f"step-{STEPS:08d}" / "ema.safetensors"
+    os.truncate(victim, 1000)
+    again = subprocess.run(
+        training(digits_store, out), check=True, capture_output=True, text=True, cwd=ROOT
+    )
+    assert "ema.safetensors is not what was saved; going back" in again.stderr
+    assert "resuming" in again.stderr and "at step 8" in again.stderr
+    assert_same_run(uninterrupted, out)
+
+
+def test_a_second_training_in_the_same_folder_refuses(digits_store, tmp_path):
+    import fcntl
+
+    out = tmp_path / "busy"
+    out.mkdir()
+    with (out / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        second = subprocess.run(
+            training(digits_store, out), capture_output=True, text=True, cwd=ROOT
+        )
+    assert second.returncode == 2 and "another training is running" in second.stderr
+
+
+def test_the_two_recipes_see_the_same_data_noise_and_start(digits_store, tmp_path):
+    """SRA 2 with weight 0 is SiT, to the bit."""
+    sit = training(digits_store, tmp_path / "sit", "digits-sit")
+    zero = [*training(digits_store, tmp_path / "zero"), "--set", "align.sra2.weight=0"]
+    for command in (sit, zero):
+        subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    a, b = weights(tmp_path / "sit"), weights(tmp_path / "zero")
+    assert all(torch.equal(a["ema"][k], b["ema"][k]) for k in a["ema"])
+    assert losses(tmp_path / "sit") == losses(tmp_path / "zero")
+
+
+def test_samples_are_resumed_and_do_not_depend_on_the_batch(run_sra2, uninterrupted, tmp_path):
+    draw = ["sample", uninterrupted, "--num", 10, "--solver", "em", "--steps", 3, "--cfg", 1.5]
+    assert run_sra2(*draw, "--out", "a", "--batch", 10).returncode == 0
+    assert run_sra2(*draw, "--out", "b", "--batch", 3).returncode == 0
+    first = {p.name: p.read_bytes() for p in sorted((tmp_path / "a").glob("0*.png"))}
+    assert len(first) == 10
+    assert first == {p.name: p.read_bytes() for p in sorted((tmp_path / "b").glob("0*.png"))}
+    for i in (2, 7):
+        (tmp_path / "a" / f"{i:06d}.png").unlink()
+    untouched = (tmp_path / "a" / "000003.png").stat().st_mtime_ns
+    assert run_sra2(*draw, "--out", "a").returncode == 0
+    assert first == {p.name: p.read_bytes() for p in sorted((tmp_path / "a").glob("0*.png"))}
+    assert (tmp_path / "a" / "000003.png").stat().st_mtime_ns == untouched
+
+
+def test_eval_judges_samples_through_json(run_sra2, uninterrupted, tmp_path):
+    draw = ["sample", uninterrupted, "--num", 40, "--solver", "euler", "--steps", 2]
+    assert run_sra2(*draw, "--labels", "balanced", "--out", "s").returncode == 0
+    judged = run_sra2("eval", "s", "--json")
+    result = json.loads(judged.stdout)
+    assert result["fd-digits"] > 0 and 0 <= result["accuracy"] <= 1 and result["count"] == 40
+    assert result["how"]["sampling"]["solver"] == "euler" and result["how"]["step"] == STEPS
+    assert result == json.loads((tmp_path / "s" / "eval-fd-digits.json").read_text())
+
+
+def test_real_digits_are_their_own_reference(run_sra2, digits_folder):
+    """Against itself the distance is 0; a flat folder of images works as samples."""
+    result = json.loads(run_sra2("eval", digits_folder, "--ref", digits_folder, "--json").stdout)
+    assert result["fd-digits"] == pytest.approx(0, abs=1e-4)
+
+
+def test_demo_end_to_end_small(run_sra2, tmp_path):
+    """Six steps instead of a thousand; all files there, run again does nothing twice."""
+    first = run_sra2("demo", "--steps", 6)
+    assert first.returncode == 0, first.stderr
+    out = tmp_path / "runs" / "demo"
+    made = {p.name for p in out.iterdir()}
+    assert {
+        "report.md",
+        "results.json",
+        "loss.png",
+        "samples-step3.png",
+        "samples-step6.png",
+    } <= made
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    assert [(r["run"], r["steps"]) for r in rows] == [
+        ("digits-sit", 3),
+        ("digits-sit", 6),
+        ("digits-sra2", 3),
+        ("digits-sra2", 6),
+    ]
+    commands = [line for line in first.stderr.splitlines() if line.startswith("$ sra2 ")]
+    assert len(commands) == 1 + 2 + 12 + 8
+    repeated = run_sra2(*commands[-1].split()[2:], "--json")
+    assert json.loads(repeated.stdout)["fd-digits"] == pytest.approx(rows[-1]["guided_fd_digits"])
+    stamp = (out / "digits-sit" / "checkpoints" / "step-00000006").stat().st_mtime_ns
+    assert run_sra2("demo", "--steps", 6).returncode == 0
+    assert (out / "digits-sit" / "checkpoints" / "step-00000006").stat().st_mtime_ns == stamp

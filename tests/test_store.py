@@ -1,0 +1,102 @@
+import h5py
+import numpy as np
+import pytest
+
+from sra2cli.errors import DataError, SetupError
+from sra2cli.store import Store, StoreInfo, StoreWriter
+
+INFO = StoreInfo("vae", "abcd", 0.5, 0.0, channels=2, latent=4, resolution=32, classes=3)
+
+
+def write(path, count=10, rejected=(3, 7)) -> np.ndarray:
+    moments = np.random.default_rng(0).normal(size=(count, 4, 4, 4)).astype(np.float32)
+    writer = StoreWriter(path, INFO, [f"{i}.png" for i in range(count)], list(range(count)))
+    writer.write([i for i in range(count) if i not in rejected], np.delete(moments, rejected, 0))
+    writer.reject(list(rejected))
+    writer.finish()
+    return moments
+
+
+def test_readers_see_the_good_rows_in_the_order_asked_for(tmp_path):
+    moments = write(tmp_path / "a.h5")
+    store = Store(tmp_path / "a.h5", verify=True)
+    assert len(store) == 8 and store.names[3] == "4.png"
+    assert store.labels.tolist() == [0, 1, 2, 4, 5, 6, 8, 9]
+    assert np.array_equal(store.moments(np.array([7, 0, 3, 3])), moments[[9, 0, 4, 4]])
+    assert store.info == INFO
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_plain_h5py_reads_it(tmp_path):
+    moments = write(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5") as f:
+        good = f["state"][:] == 1
+        assert np.array_equal(f["moments"][:][good], np.delete(moments, [3, 7], 0))
+        assert f.attrs["complete"] and f.attrs["scale"] == 0.5
+
+
+def test_an_unfinished_store_is_taken_up_again(tmp_path):
+    names, labels = ["0", "1"], [0, 1]
+    rows = np.ones((1, 4, 4, 4), np.float32)
+    StoreWriter(tmp_path / "a.h5", INFO, names, labels).write([1], rows)
+    with pytest.raises(SetupError, match=r"a.h5.partial is unfinished"):
+        Store(tmp_path / "a.h5")
+    again = StoreWriter(tmp_path / "a.h5", INFO, names, labels)
+    assert again.state.tolist() == [0, 1]
+    again.write([0], rows)
+    again.finish()
+    assert len(Store(tmp_path / "a.h5", verify=True)) == 2
+
+
+def test_a_partial_store_of_something_else_is_refused(tmp_path):
+    StoreWriter(tmp_path / "a.h5", INFO, ["0"], [0])
+    other = StoreInfo("vae", "beef", 0.5, 0.0, channels=2, latent=4, resolution=64, classes=3)
+    with pytest.raises(SetupError, match=r"other settings \(vae_fingerprint, resolution\)"):
+        StoreWriter(tmp_path / "a.h5", other, ["0"], [0])
+    with pytest.raises(SetupError, match=r"other settings \(images\)"):
+        StoreWriter(tmp_path / "a.h5", INFO, ["1"], [0])
+
+
+def test_a_finished_store_is_not_overwritten(tmp_path):
+    write(tmp_path / "a.h5")
+    with pytest.raises(SetupError, match="exists"):
+        StoreWriter(tmp_path / "a.h5", INFO, ["0"], [0])
+
+
+def test_damage_is_found(tmp_path):
+    path = tmp_path / "a.h5"
+    write(path)
+    whole = path.read_bytes()
+    with h5py.File(path) as f:
+        offset = f["moments"].id.get_offset()
+    path.write_bytes(whole[: offset + 50] + bytes([whole[offset + 50] ^ 1]) + whole[offset + 51 :])
+    Store(path)  # reading alone does not look at every byte
+    with pytest.raises(DataError, match="checksum of 'moments' is wrong"):
+        Store(path, verify=True)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="truncated"):
+        Store(path)
+    path.write_text("hello")
+    with pytest.raises(DataError, match="not a latent store"):
+        Store(path)
+    path.write_bytes(whole)
+    with h5py.File(path, "r+") as f:
+        f.attrs["complete"] = False
+    with pytest.raises(DataError, match="incomplete"):
+        Store(path)
+    with h5py.File(tmp_path / "b.h5", "w") as f:
+        f["x"] = [1]
+    with pytest.raises(SetupError, match="not a latent store of sra2"):
+        Store(tmp_path / "b.h5")
+
+
+def test_nothing_good_leaves_nothing(tmp_path):
+    with pytest.raises(DataError, match="no image could be read"):
+        write(tmp_path / "a.h5", count=2, rejected=(0, 1))
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_writers_give_the_same_bytes(tmp_path):
+    write(tmp_path / "a.h5")
+    write(tmp_path / "b.h5")
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
