@@ -110,6 +110,14 @@ def extract(
         str, typer.Option(help="A diffusers AutoencoderKL: folder, hub name, or 'digits'.")
     ] = "stabilityai/sd-vae-ft-mse",
     resolution: Annotated[int, typer.Option(help="Side of the centre crop, in pixels.")] = 256,
+    flip: Annotated[bool, typer.Option("--flip", help="Also encode the mirrored images.")] = False,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="Also store an image encoder's features (REPA): hub name or folder."),
+    ] = None,
+    feature_patch: Annotated[
+        int, typer.Option(help="Patch size of the network to be trained.", min=1)
+    ] = 2,
     device: Device = None,
     offline: Offline = False,
     json: Json = False,
@@ -123,6 +131,9 @@ def extract(
             out,
             vae=vae,
             resolution=resolution,
+            mirrored=flip,
+            encoder=encoder,
+            feature_patch=feature_patch,
             device=pick_device(device),
             offline=offline,
         )
@@ -162,7 +173,13 @@ def train(
 
 @app.command()
 def sample(
-    source: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|CHECKPOINT",
+            help="A run folder, or a checkpoint of SiT, REPA, SRA or ours.",
+        ),
+    ],
     num: Annotated[int, typer.Option(help="How many images.")] = 100,
     seed: Annotated[int, typer.Option(help="Image i depends on (seed, i) alone.", min=0)] = 0,
     labels: Annotated[str, typer.Option(help="random, balanced, or classes as 0,1,2.")] = "random",
@@ -188,11 +205,14 @@ def sample(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder; default: inside RUN/samples.")] = None,
     batch: Annotated[int, typer.Option(help="Images at a time; does not change them.")] = 64,
+    num_heads: Annotated[
+        int | None, typer.Option(help="For checkpoints of sizes that are not in the table.")
+    ] = None,
     device: Device = None,
     offline: Offline = False,
     json: Json = False,
 ) -> None:
-    """Draw images from a run. Run again to go on."""
+    """Draw images from a run or a checkpoint. Run again to go on."""
     with user_errors():
         for name, value, options in (
             ("solver", solver, ("em", "euler", "heun")),
@@ -225,6 +245,7 @@ def sample(
             out=out,
             vae=vae,
             batch=batch,
+            num_heads=num_heads,
             device=pick_device(device),
             offline=offline,
         )

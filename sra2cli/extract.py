@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from sra2cli import console
+from sra2cli.encoders import Encoder, load_encoder
 from sra2cli.errors import DataError, SetupError
 from sra2cli.images import ImageFolder, open_folder, read_image
 from sra2cli.run import write_atomically
@@ -28,10 +30,18 @@ def extract(
     resolution: int,
     device: str,
     offline: bool = False,
+    mirrored: bool = False,
+    encoder: str | None = None,
+    feature_patch: int = 2,
 ) -> dict[str, Any]:
     """Encode a folder of images into a latent store; run again, it goes on where it stopped.
 
     Unreadable images are listed in `OUT.rejects.txt` and skipped.
+
+    Args:
+        vae, encoder: folders or hub names; with an encoder, its features are stored for REPA.
+        mirrored: also encode the mirrored images (a latent cannot be mirrored).
+        feature_patch: of the network to be trained: one feature for each of its tokens.
 
     Returns:
         A summary; "rejects" is the number of images skipped.
@@ -43,6 +53,20 @@ def extract(
     source = open_folder(images)
     first_stage = load_vae(vae, device=device, offline=offline)
     info = describe(source, first_stage, resolution)
+    teacher = None
+    if encoder is not None:
+        if info.latent % feature_patch:
+            raise SetupError(f"--feature-patch {feature_patch} does not divide {info.latent}")
+        side = info.latent // feature_patch
+        teacher = load_encoder(encoder, side=side, device=device, offline=offline)
+        info = replace(
+            info,
+            encoder=encoder,
+            encoder_fingerprint=teacher.fingerprint,
+            feature_tokens=side**2,
+            feature_width=teacher.width,
+        )
+    info = replace(info, mirrored=mirrored)
     if out.exists():
         return already_there(out, info, source)
     check_disk(out, len(source), info)
@@ -51,8 +75,8 @@ def extract(
     with console.progress("extract", len(source)) as bar:
         for rows, pixels, reasons in decoded(source, resolution, writer.state):
             if len(pixels):
-                moments = first_stage.encode(torch.from_numpy(pixels)).cpu().numpy()
-                writer.write([r for r in rows if r not in reasons], moments)
+                good = [r for r in rows if r not in reasons]
+                writer.write(good, encode(pixels, first_stage, teacher, mirrored=mirrored))
             if reasons:
                 writer.reject(list(reasons))
             bar.advance(len(rows))
@@ -60,6 +84,19 @@ def extract(
     rejects = list_rejects(out, source, rejected, resolution)
     writer.finish()
     return summary(out, rejects)
+
+
+def encode(
+    pixels: np.ndarray, vae: Vae, encoder: Encoder | None, *, mirrored: bool
+) -> dict[str, np.ndarray]:
+    """Images (n, R, R, 3) uint8 → the store's data sets, by name."""
+    images = torch.from_numpy(pixels)
+    values = {}
+    for prefix, batch in [("", images)] + ([("mirrored_", images.flip(2))] if mirrored else []):
+        values[f"{prefix}moments"] = vae.encode(batch).cpu().numpy()
+        if encoder is not None:
+            values[f"{prefix}features"] = encoder.features(batch).cpu().numpy()
+    return values
 
 
 def describe(source: ImageFolder, vae: Vae, resolution: int) -> StoreInfo:
@@ -98,7 +135,7 @@ def already_there(out: Path, info: StoreInfo, source: ImageFolder) -> dict[str, 
 
 def check_disk(out: Path, count: int, info: StoreInfo) -> None:
     """Refuse a disk that cannot hold the store."""
-    size = count * (2 * info.channels * info.latent**2 * 4 + 9)
+    size = count * (info.row_bytes + 9)
     folder = next(p for p in [out.absolute().parent, *out.absolute().parents] if p.exists())
     free = shutil.disk_usage(folder).free
     if size > free:
@@ -166,5 +203,6 @@ def summary(out: Path, rejects: list[str]) -> dict[str, Any]:
         "latents": [info.channels, info.latent, info.latent],
         "vae": info.vae,
         "vae_fingerprint": info.vae_fingerprint,
+        "encoder": info.encoder or None,
         "bytes": out.stat().st_size,
     }

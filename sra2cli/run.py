@@ -67,7 +67,8 @@ class Run:
         self.recipe_file = path / "recipe.yaml"
         self.metrics_file = path / "metrics.jsonl"
         if not self.recipe_file.is_file():
-            raise SetupError(f"{path} is not a run folder: no recipe.yaml in it")
+            why = "no recipe.yaml in it" if path.exists() else "no such folder"
+            raise SetupError(f"{path} is not a run folder: {why}")
         self.recipe = recipe.load(str(self.recipe_file))
 
     @property
@@ -136,7 +137,7 @@ class Trainer(Run):
                 f"{path} belongs to another recipe (differs in {', '.join(differ)}): "
                 "choose another --out, or remove it"
             )
-        if self.about["store"]["checksum"] != store.checksum:
+        if self.about["store"]["checksums"] != store.checksums:
             raise SetupError(
                 f"{path} was trained on another store than {store.path}: choose another --out"
             )
@@ -176,7 +177,7 @@ class Trainer(Run):
             "step": step,
             "sit": sit,
             "recipe": self.recipe.to_dict(),
-            "files": {p.name: _digest(p) for p in sorted(scratch.iterdir())},
+            "files": {p.name: file_digest(p) for p in sorted(scratch.iterdir())},
         }
         (scratch / "checkpoint.json").write_text(json.dumps(meta, indent=2) + "\n")
         for file in scratch.iterdir():
@@ -212,7 +213,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     try:
         meta = json.loads((folder / "checkpoint.json").read_text())
         for name, digest in meta["files"].items():
-            if _digest(folder / name) != digest:
+            if file_digest(folder / name) != digest:
                 raise DataError(f"checkpoint {folder} is damaged: {name} is not what was saved")
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"checkpoint {folder} is damaged: {error}") from None
@@ -261,7 +262,7 @@ def _git_state() -> str | None:
 
 
 def _about(store: Store) -> dict[str, Any]:
-    data = {"path": str(store.path.resolve()), "checksum": store.checksum, "count": len(store)}
+    data = {"path": str(store.path.resolve()), "checksums": store.checksums, "count": len(store)}
     return {"environment": environment(), "store": {**data, "info": asdict(store.info)}}
 
 
@@ -292,7 +293,8 @@ def _folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """BLAKE2b of a file, 32 hex digits."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "blake2b").hexdigest()[:32]
 

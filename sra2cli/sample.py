@@ -1,22 +1,25 @@
-"""sra2 sample: run → images."""
+"""sra2 sample: run or checkpoint → images."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
-from sra2cli import console, pictures
+from sra2cli import checkpoints, console, pictures
 from sra2cli.errors import DataError, SetupError
 from sra2cli.generate import Sampling, draw, labels_of
-from sra2cli.run import Checkpoint, Run, environment, write_atomically
+from sra2cli.path import PathKind
+from sra2cli.run import Run, environment, file_digest, write_atomically
 from sra2cli.sit import SiT, SiTConfig
+from sra2cli.store import StoreInfo
 from sra2cli.vae import Vae, load_vae
 
 Weights = Literal["ema", "model"]
 GRID = 100  # at most so many images in grid.png
+PUBLISHED_VAE = "stabilityai/sd-vae-ft-ema"  # what the published checkpoints are decoded with
 
 
 def sample(
@@ -29,12 +32,19 @@ def sample(
     out: Path | None = None,
     vae: str | None = None,
     batch: int = 64,
+    num_heads: int | None = None,
     device: str = "cpu",
     offline: bool = False,
 ) -> dict[str, Any]:
-    """Draw `num` images from a run into a folder of PNGs, with grid.png and samples.json.
+    """Draw `num` images into a folder of PNGs, with grid.png and samples.json.
 
     Run again, only missing images are drawn.
+
+    Args:
+        source: a run folder, or a checkpoint of SiT, REPA, SRA or ours (see checkpoints.py).
+        step: of a run's checkpoint; None: the newest.
+        vae: decode with it; None: the one of the run's store, or `PUBLISHED_VAE`.
+        num_heads: for checkpoints of sizes that are not in the table.
 
     Raises:
         SetupError: no run or checkpoint, settings that mean nothing, or a folder of other samples.
@@ -42,32 +52,28 @@ def sample(
     """
     if num < 1 or batch < 1:
         raise SetupError("--num and --batch must be above 0")
-    run = Run(source)
-    sampling.check(run.recipe.data.classes)
-    checkpoint = run.checkpoint(step)
-    model = load_sit(checkpoint, weights).to(device)
-    first_stage = load_first_stage(run, vae, device=device, offline=offline)
+    network = open_network(source, step=step, weights=weights, num_heads=num_heads)
+    model = network.model.to(device)
+    sampling.check(model.config.classes)
+    first_stage = open_first_stage(network, vae, device=device, offline=offline)
     about = {
-        "run": str(source),
-        "recipe": run.recipe.name,
-        "method": run.recipe.method,
-        "step": checkpoint.step,
+        "source": str(source),
+        **network.about,
         "weights": weights,
-        "checkpoint": checkpoint.meta["files"][f"{weights}.safetensors"],
         "num": num,
         "sampling": sampling.to_dict(),
-        "path": run.recipe.path.kind,
+        "path": network.path,
         "vae": {"name": first_stage.name, "fingerprint": first_stage.fingerprint},
         "precision": "fp32",
-        "classes": run.recipe.data.classes,
+        "classes": model.config.classes,
     }
-    out = out or source / "samples" / default_name(checkpoint.step, num, sampling, weights)
+    out = out or network.samples / default_name(network.step, num, sampling, weights)
     prepare(out, about)
     missing = [i for i in range(num) if not image_file(out, i).exists()]
     with console.progress("sample", num, start=num - len(missing)) as bar:
         for k in range(0, len(missing), batch):
             part = missing[k : k + batch]
-            images = draw(model, first_stage, part, sampling, kind=run.recipe.path.kind)
+            images = draw(model, first_stage, part, sampling, kind=network.path)
             for i, image in zip(part, images, strict=True):
                 save_png(image_file(out, i), image)
             bar.advance(len(part))
@@ -75,35 +81,79 @@ def sample(
     pictures.grid(shown, columns=10 if len(shown) >= 20 else max(1, round(len(shown) ** 0.5))).save(
         out / "grid.png"
     )
-    labels = labels_of(range(num), sampling, run.recipe.data.classes)
+    labels = labels_of(range(num), sampling, model.config.classes)
     done = {**about, "complete": True, "labels": labels, "environment": environment()}
     write_atomically(out / "samples.json", json.dumps(done, indent=1) + "\n")
     return {**about, "out": str(out), "grid": str(out / "grid.png")}
 
 
-def load_sit(checkpoint: Checkpoint, weights: Weights) -> SiT:
-    """The network of a checkpoint, in eval mode, without heads."""
+@dataclass(frozen=True)
+class Network:
+    """What images are drawn from. about: what identifies it; samples: where they go by default."""
+
+    model: SiT
+    path: PathKind
+    about: dict[str, Any]
+    samples: Path
+    step: int | None = None
+    store: StoreInfo | None = None
+
+
+def open_network(
+    source: Path, *, step: int | None, weights: Weights, num_heads: int | None
+) -> Network:
+    """A run's checkpoint, or a checkpoint file of SiT, REPA, SRA or ours."""
+    is_run = (source / "recipe.yaml").exists()
+    if not is_run and (source.is_file() or (source / checkpoints.WEIGHTS).is_file()):
+        if step is not None:
+            raise SetupError(f"--step chooses a checkpoint of a run; {source} is a checkpoint")
+        loaded = checkpoints.load(source, num_heads=num_heads, weights=weights)
+        file = source if source.is_file() else source / checkpoints.WEIGHTS
+        about = {"kind": loaded.kind, "checkpoint": file_digest(file)}
+        samples = source.parent / f"{source.stem}-samples"
+        return Network(loaded.model, "linear", about, samples)
+    run = Run(source)
+    checkpoint = run.checkpoint(step)
     model = SiT(SiTConfig(**checkpoint.meta["sit"]))
     model.load_state_dict(checkpoint.weights(weights))
-    return model.eval().requires_grad_(False)
+    return Network(
+        model.eval().requires_grad_(False),
+        run.recipe.path.kind,
+        {
+            "kind": "sra2",
+            "recipe": run.recipe.name,
+            "method": run.recipe.method,
+            "step": checkpoint.step,
+            "checkpoint": checkpoint.meta["files"][f"{weights}.safetensors"],
+        },
+        source / "samples",
+        checkpoint.step,
+        run.store_info,
+    )
 
 
-def load_first_stage(run: Run, name: str | None, *, device: str, offline: bool) -> Vae:
-    """The VAE the run's store was made with, or `name`; its encoder must be the same one."""
-    info = run.store_info
-    vae = load_vae(name or info.vae, device=device, offline=offline)
-    if vae.fingerprint != info.vae_fingerprint:
+def open_first_stage(network: Network, name: str | None, *, device: str, offline: bool) -> Vae:
+    """The VAE to decode with; where the network's store is known, its encoder must be the same."""
+    info = network.store
+    vae = load_vae(name or (info.vae if info else PUBLISHED_VAE), device=device, offline=offline)
+    if info and vae.fingerprint != info.vae_fingerprint:
         raise SetupError(
             f"VAE '{vae.name}' is not the one of this run's store (encoder {vae.fingerprint}, "
             f"store {info.vae_fingerprint}, made with '{info.vae}'): choose it with --vae"
         )
+    if vae.channels != network.model.config.channels:
+        raise SetupError(
+            f"VAE '{vae.name}' has {vae.channels} latent channels, the network "
+            f"{network.model.config.channels}: choose another --vae"
+        )
     return vae
 
 
-def default_name(step: int, num: int, sampling: Sampling, weights: Weights) -> str:
+def default_name(step: int | None, num: int, sampling: Sampling, weights: Weights) -> str:
     """A folder name that tells sample sets of one run apart."""
     plain = replace(Sampling(), solver=sampling.solver, steps=sampling.steps, seed=sampling.seed)
-    parts = [f"step{step:07d}", f"{sampling.solver}{sampling.steps}", f"cfg{sampling.cfg:g}"]
+    parts = [] if step is None else [f"step{step:07d}"]
+    parts += [f"{sampling.solver}{sampling.steps}", f"cfg{sampling.cfg:g}"]
     if sampling.interval != plain.interval:
         parts.append(f"{sampling.interval[0]:g}to{sampling.interval[1]:g}")
     if sampling.labels != plain.labels:
@@ -121,7 +171,7 @@ def prepare(out: Path, about: dict[str, Any]) -> None:
             before = json.loads(record.read_text())
         except ValueError:
             raise DataError(f"{record} is damaged: remove {out}") from None
-        differ = [k for k in about if before.get(k) != about[k] and k not in ("num", "run")]
+        differ = [k for k in about if before.get(k) != about[k] and k not in ("num", "source")]
         if differ:
             raise SetupError(
                 f"{out} holds other samples (differs in {', '.join(differ)}): choose another --out"

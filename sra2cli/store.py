@@ -2,6 +2,8 @@
 
 Data sets (N rows, one per source image, in source order)
     moments   (N, 2C, h, w) float32   mean‖std of the VAE posterior, unscaled
+    features  (N, T, F) float16       of an image encoder, if asked for
+    mirrored_moments, mirrored_features   of the mirrored images, if asked for
     labels    (N,) int64              -1 without labels
     state     (N,) uint8              0 not written, 1 good, 2 rejected
     names     (N,) utf-8              path of the image in its source
@@ -12,8 +14,9 @@ no HDF5 handle is held, so nothing breaks across a fork. See docs/store.md.
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -47,12 +50,33 @@ class StoreInfo:
     image_range: str = "[-1, 1]"
     moments: str = "mean,std"
     encode_dtype: str = "float32"
+    mirrored: bool = False  # also holds the moments (and features) of the mirrored images
+    encoder: str = ""  # "": no features
+    encoder_fingerprint: str = ""
+    feature_tokens: int = 0  # T
+    feature_width: int = 0  # F
+    feature_dtype: str = "float16"
     tool: str = f"sra2 {__version__}"
+
+    def row_sets(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape of a row and type of each data set that extraction fills."""
+        sets = {"moments": ((2 * self.channels, self.latent, self.latent), "float32")}
+        if self.encoder:
+            sets["features"] = ((self.feature_tokens, self.feature_width), self.feature_dtype)
+        if self.mirrored:
+            sets |= {f"mirrored_{name}": what for name, what in sets.items()}
+        return sets  # type: ignore[return-value]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one image."""
+        sets = self.row_sets().values()
+        return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in sets)
 
     def differs(self, other: "StoreInfo") -> list[str]:
         """Names of the settings in which two stores differ, the tool's version aside."""
         a, b = asdict(self), asdict(other)
-        return [k for k in a if a[k] != b[k] and k not in ("tool", "vae")]
+        return [k for k in a if a[k] != b[k] and k not in ("tool", "vae", "encoder")]
 
 
 class StoreWriter:
@@ -76,12 +100,13 @@ class StoreWriter:
         self._map()
 
     def _create(self, info: StoreInfo, names: Sequence[str], labels: Sequence[int]) -> None:
-        count, side = len(names), info.latent
+        count = len(names)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         scratch = self.partial.with_name(self.partial.name + f".{os.getpid()}")
         with h5py.File(scratch, "w") as f:
-            _allocate(f, "moments", (count, 2 * info.channels, side, side), np.float32)
-            _allocate(f, "state", (count,), np.uint8)
+            for name, (shape, dtype) in info.row_sets().items():
+                _allocate(f, name, (count, *shape), dtype)
+            _allocate(f, "state", (count,), "uint8")
             f.create_dataset("labels", data=np.asarray(labels, dtype=np.int64))
             f.create_dataset("names", data=[n.encode() for n in names])
             f.attrs.update(_encode(info))
@@ -104,7 +129,7 @@ class StoreWriter:
 
     def _map(self) -> None:
         with h5py.File(self.partial, "r") as f:
-            self._moments = _memory_map(self.partial, f["moments"], "r+")
+            self._sets = {k: _memory_map(self.partial, f[k], "r+") for k in ROW_SETS if k in f}
             self._state = _memory_map(self.partial, f["state"], "r+")
 
     @property
@@ -112,10 +137,11 @@ class StoreWriter:
         """State of each row: 0 not written, 1 good, 2 rejected."""
         return np.array(self._state)
 
-    def write(self, rows: Sequence[int], moments: np.ndarray) -> None:
-        """Write moments (len(rows), 2C, h, w) and mark the rows good, data before mark."""
-        self._moments[rows] = moments
-        _flush(self._moments)
+    def write(self, rows: Sequence[int], values: Mapping[str, np.ndarray]) -> None:
+        """Write every data set of these rows, (len(rows), …), then mark the rows good."""
+        for name, rows_of in self._sets.items():
+            rows_of[rows] = values[name]
+            _flush(rows_of)
         self._state[rows] = GOOD
         _flush(self._state)
 
@@ -132,7 +158,7 @@ class StoreWriter:
         if not good:
             self.discard()
             raise DataError("no image could be read: no store was written")
-        del self._moments, self._state
+        del self._sets, self._state
         with h5py.File(self.partial, "r+") as f:
             f.attrs["count"] = good
             f.attrs["checksums"] = json.dumps({k: _checksum(f[k]) for k in sorted(f)})
@@ -149,18 +175,16 @@ class StoreWriter:
 class Store:
     """A complete store, opened for reading.
 
-    Args:
-        verify: also check every data set against its checksum.
-
     Attributes:
-        info: its StoreInfo. labels: (len,) int64. names: of the images. checksum: of its moments.
+        info: its StoreInfo. labels: (len,) int64. names: of the images.
+        checksums: of its data sets.
 
     Raises:
         SetupError: no such file, or not a store.
         DataError: incomplete, truncated or damaged.
     """
 
-    def __init__(self, path: Path, *, verify: bool = False):
+    def __init__(self, path: Path):
         self.path = path
         if not path.is_file():
             hint = f" ({path.name}.partial is unfinished: run extract again)"
@@ -177,19 +201,21 @@ class Store:
                 self.rows = np.flatnonzero(state == GOOD)
                 self.labels = f["labels"][:][self.rows]
                 self.names = [n.decode() for n in f["names"][:][self.rows]]
-                checksums = json.loads(f.attrs["checksums"])
-                self.checksum = checksums["moments"]
+                self.checksums: dict[str, str] = json.loads(f.attrs["checksums"])
                 self._sets = {k: _memory_map(path, f[k], "r") for k in ROW_SETS if k in f}
-                if verify:
-                    for key, expected in checksums.items():
-                        if _checksum(f[key]) != expected:
-                            raise DataError(f"{path} is damaged: the checksum of '{key}' is wrong")
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:160]
             raise DataError(f"{path} is truncated or not a latent store: {reason}") from None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def verify(self) -> None:
+        """Check every data set against its checksum; DataError names a damaged one."""
+        with h5py.File(self.path, "r") as f:
+            for key, expected in self.checksums.items():
+                if _checksum(f[key]) != expected:
+                    raise DataError(f"{self.path} is damaged: the checksum of '{key}' is wrong")
 
     def moments(self, indices: np.ndarray, mirrored: np.ndarray | None = None) -> np.ndarray:
         """Moments (len(indices), 2C, h, w) float32, in the order asked for, read in disk order.
@@ -216,7 +242,7 @@ class Store:
         return out
 
 
-def _allocate(f: h5py.File, name: str, shape: tuple[int, ...], dtype: type) -> None:
+def _allocate(f: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> None:
     """A contiguous data set whose bytes exist from the start, zero, so that it can be mapped."""
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_layout(h5py.h5d.CONTIGUOUS)
@@ -246,7 +272,7 @@ def _checksum(dataset: h5py.Dataset) -> str:
     return digest.hexdigest()
 
 
-def _encode(info: StoreInfo) -> dict[str, str | int | float]:
+def _encode(info: StoreInfo) -> dict[str, str | int | float | bool]:
     values = asdict(info)
     values["class_names"] = json.dumps(values["class_names"])
     return values

@@ -18,7 +18,7 @@ from sra2cli import batches, console
 from sra2cli.batches import Batches, Raw
 from sra2cli.ema import Ema
 from sra2cli.errors import DataError, SetupError
-from sra2cli.objective import Objective
+from sra2cli.objective import Objective, sit_config
 from sra2cli.recipe import Recipe, from_dict
 from sra2cli.run import Trainer
 from sra2cli.store import Store
@@ -34,9 +34,11 @@ def train(wanted: Recipe, data: Path, out: Path, *, device: str | None = None) -
         SetupError: recipe, store and run folder do not fit each other.
         DataError: the store is damaged, or a loss is not finite.
     """
-    objective = Objective(wanted, feature_width=None)  # a wrong recipe fails before data are read
-    store = Store(data, verify=True)
+    sit_config(wanted)  # a wrong network fails before data are read
+    store = Store(data)
     check_store(store, wanted)
+    objective = Objective(wanted, feature_width=store.info.feature_width)
+    store.verify()
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
     wanted = resolve_precision(wanted, accelerator.device)
     run = Trainer(out, wanted, store)
@@ -53,6 +55,26 @@ def check_store(store: Store, wanted: Recipe) -> None:
     """Refuse a store that does not hold what the recipe asks for, naming the way out."""
     info, data = store.info, wanted.data
     found = {"classes": info.classes, "channels": info.channels, "latent": info.latent}
+    config = sit_config(wanted)
+    if data.mirror and not info.mirrored:
+        raise SetupError(f"{store.path} has no mirrored images: extract with --flip")
+    if wanted.align.repa is not None:
+        encoder = wanted.align.repa.encoder
+        if not info.encoder:
+            raise SetupError(
+                f"{store.path} has no encoder features, which REPA needs: "
+                f"extract with --encoder {encoder}"
+            )
+        if info.encoder != encoder:
+            raise SetupError(
+                f"{store.path} has the features of {info.encoder}, the recipe wants {encoder}: "
+                f"choose another store, or --set align.repa.encoder={info.encoder}"
+            )
+        if info.feature_tokens != config.tokens:
+            raise SetupError(
+                f"{store.path} has {info.feature_tokens} features an image, the network "
+                f"{config.tokens} tokens: extract with --feature-patch {config.patch}"
+            )
     for key, value in found.items():
         if getattr(data, key) != value:
             what = {
@@ -116,7 +138,8 @@ class Engine:
     def loop(self) -> None:
         """Train to the recipe's last step; SIGINT and SIGTERM save and stop."""
         settings, log = self.recipe.train, self.recipe.log
-        source = Batches(self.store, self.recipe, self.indices)
+        features = self.objective.needs_features
+        source = Batches(self.store, self.recipe, self.indices, features=features)
         title = f"train {self.recipe.name}"
         with (
             stop_signals() as stopped,

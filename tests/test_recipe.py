@@ -22,9 +22,9 @@ def test_packaged_recipes_load_build_and_come_back(name):
     for method in ("sra2", "repa", "sra"):
         settings = getattr(loaded.align, method)
         assert settings is None or settings.depth <= config.depth
-    assert name.endswith(loaded.method.replace("none", "sit").replace("+", "-").split("-")[-1]) or (
-        "-512" in name
-    )
+    method = loaded.method.replace("none", "sit").replace("+", "-")
+    assert name.removesuffix("-512").split("-", 1)[1] == method
+    assert (loaded.data.latent == 64) == name.endswith("-512")
 
 
 def test_digits_recipes_differ_in_alignment_alone():
@@ -71,8 +71,10 @@ def test_overrides_are_typed_and_may_add_a_method():
 
 
 def test_unknown_recipe_offers_the_nearest():
-    with pytest.raises(SetupError, match="unknown recipe 'digit-sra2'; did you mean 'digits-sra2'"):
-        recipe.load("digit-sra2")
+    with pytest.raises(
+        SetupError, match="unknown recipe 'digitz-sra2'; did you mean 'digits-sra2'"
+    ):
+        recipe.load("digitz-sra2")
 
 
 def test_a_file_of_ones_own(tmp_path):

@@ -11,7 +11,8 @@ INFO = StoreInfo("vae", "abcd", 0.5, 0.0, channels=2, latent=4, resolution=32, c
 def write(path, count=10, rejected=(3, 7)) -> np.ndarray:
     moments = np.random.default_rng(0).normal(size=(count, 4, 4, 4)).astype(np.float32)
     writer = StoreWriter(path, INFO, [f"{i}.png" for i in range(count)], list(range(count)))
-    writer.write([i for i in range(count) if i not in rejected], np.delete(moments, rejected, 0))
+    good = [i for i in range(count) if i not in rejected]
+    writer.write(good, {"moments": np.delete(moments, rejected, 0)})
     writer.reject(list(rejected))
     writer.finish()
     return moments
@@ -19,7 +20,8 @@ def write(path, count=10, rejected=(3, 7)) -> np.ndarray:
 
 def test_readers_see_the_good_rows_in_the_order_asked_for(tmp_path):
     moments = write(tmp_path / "a.h5")
-    store = Store(tmp_path / "a.h5", verify=True)
+    store = Store(tmp_path / "a.h5")
+    store.verify()
     assert len(store) == 8 and store.names[3] == "4.png"
     assert store.labels.tolist() == [0, 1, 2, 4, 5, 6, 8, 9]
     assert np.array_equal(store.moments(np.array([7, 0, 3, 3])), moments[[9, 0, 4, 4]])
@@ -38,14 +40,16 @@ def test_plain_h5py_reads_it(tmp_path):
 def test_an_unfinished_store_is_taken_up_again(tmp_path):
     names, labels = ["0", "1"], [0, 1]
     rows = np.ones((1, 4, 4, 4), np.float32)
-    StoreWriter(tmp_path / "a.h5", INFO, names, labels).write([1], rows)
+    StoreWriter(tmp_path / "a.h5", INFO, names, labels).write([1], {"moments": rows})
     with pytest.raises(SetupError, match=r"a.h5.partial is unfinished"):
         Store(tmp_path / "a.h5")
     again = StoreWriter(tmp_path / "a.h5", INFO, names, labels)
     assert again.state.tolist() == [0, 1]
-    again.write([0], rows)
+    again.write([0], {"moments": rows})
     again.finish()
-    assert len(Store(tmp_path / "a.h5", verify=True)) == 2
+    store = Store(tmp_path / "a.h5")
+    store.verify()
+    assert len(store) == 2
 
 
 def test_a_partial_store_of_something_else_is_refused(tmp_path):
@@ -72,7 +76,7 @@ def test_damage_is_found(tmp_path):
     path.write_bytes(whole[: offset + 50] + bytes([whole[offset + 50] ^ 1]) + whole[offset + 51 :])
     Store(path)  # reading alone does not look at every byte
     with pytest.raises(DataError, match="checksum of 'moments' is wrong"):
-        Store(path, verify=True)
+        Store(path).verify()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="truncated"):
         Store(path)

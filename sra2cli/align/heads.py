@@ -11,10 +11,18 @@ BETA = 0.05  # smooth L1: |d| below it is quadratic (SRA 2, arXiv 2601.17830, eq
 
 
 def mlp(*widths: int) -> nn.Sequential:
-    """Linears of the given widths with SiLU between them: mlp(D, 2D, 3) has two linears."""
+    """Linears of the given widths with SiLU between them: mlp(D, 2D, 3) has two linears.
+
+    Xavier weights and zero biases, as REPA and SRA initialise theirs along with the network. It
+    matters: torch's own default shrinks what passes through five layers a hundredfold, and with it
+    the gradient that reaches the network.
+    """
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(widths):
-        layers += [nn.Linear(n_in, n_out), nn.SiLU()]
+        linear = nn.Linear(n_in, n_out)
+        nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.SiLU()]
     return nn.Sequential(*layers[:-1])
 
 

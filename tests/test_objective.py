@@ -1,0 +1,167 @@
+"""The objective: golden losses of each method, and gradients where they belong."""
+
+import itertools
+import json
+
+import pytest
+import torch
+from conftest import GOLDEN
+
+from sra2cli import clock, recipe
+from sra2cli.ema import Ema
+from sra2cli.objective import Batch, Objective
+from sra2cli.sit import SIZES
+
+FEATURES = 24
+METHODS = {
+    "none": {},
+    "sra2": {"sra2": {"depth": 2}},
+    "repa": {"repa": {"depth": 2, "hidden": 64}},
+    "sra": {"sra": {"depth": 1, "teacher_depth": 3}},
+    "repa+sra2": {"repa": {"depth": 3, "hidden": 64}, "sra2": {"depth": 2}},
+}
+OBJECTIVES = ("smooth-l1", "cosine", "l1", "l2")
+
+
+def digits(align, **train) -> recipe.Recipe:
+    tree = recipe.load("digits-sit").to_dict()
+    tree["align"] = align
+    tree["train"] |= train
+    return recipe.from_dict(tree)
+
+
+def make_batch(step: int, size: int, *, channels=4, latent=8, classes=10) -> Batch:
+    """A batch made by the clock from Gaussian stand-ins for latents and features."""
+    rows = range(size)
+    shape = (channels, latent, latent)
+    draw = lambda index, shape: torch.from_numpy(  # noqa: E731
+        clock.normals(0, clock.Purpose(index), step, rows, shape)
+    )
+    uniforms = torch.from_numpy(clock.scalars(0, step, rows))
+    return Batch(
+        z=draw(3, shape),
+        mean=draw(3, shape),
+        noise=draw(4, shape),
+        t=uniforms[:, 0],
+        y=torch.arange(size) % (classes + 1),
+        teacher_uniform=uniforms[:, 3],
+        features=draw(5, ((latent // 2) ** 2, FEATURES)),
+    )
+
+
+def six_steps(method: str) -> list[dict[str, float]]:
+    """Losses of six steps of the digits recipe in fp32, on Gaussian data."""
+    settings = digits(METHODS[method])
+    objective = Objective(settings, feature_width=FEATURES)
+    ema = Ema(objective.sit, settings.train.ema)
+    optimizer = torch.optim.AdamW(
+        objective.parameters(), lr=settings.train.lr, betas=settings.train.betas, weight_decay=0
+    )
+    rows = []
+    for step in range(6):
+        losses = objective(make_batch(step, 16), 0, ema.teacher)
+        losses["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(objective.parameters(), settings.train.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update(objective.sit)
+        rows.append({name: loss.item() for name, loss in losses.items()})
+    return rows
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_recorded_losses(method):
+    """Recorded with `python tests/test_objective.py`; they change only when the method does."""
+    recorded = json.loads((GOLDEN / "six_steps.json").read_text())[method]
+    for found, expected in zip(six_steps(method), recorded, strict=True):
+        assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "objective"),
+    [("none", None), *itertools.product(["sra2", "repa", "sra", "repa+sra2"], OBJECTIVES)],
+)
+def test_gradients_are_finite_and_where_they_belong(method, objective):
+    align = {
+        k: {**v, **({"objective": objective} if objective else {})}
+        for k, v in METHODS[method].items()
+    }
+    module = Objective(digits(align), feature_width=FEATURES)
+    jolt(module)
+    ema = Ema(module.sit, 0.9)
+    module(make_batch(0, 4), 0, ema.teacher)["loss"].backward()
+    for name, p in module.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all(), name
+        if "attn.qkv.bias" not in name:  # the key bias has a true gradient of zero
+            assert p.grad.abs().sum() > 0, name
+    assert all(p.grad is None and not p.requires_grad for p in ema.model.parameters())
+
+
+@pytest.mark.parametrize("method", ["sra2", "repa", "sra"])
+def test_a_head_of_weight_zero_gets_no_gradient_and_changes_nothing(method):
+    align = {k: {**v, "weight": 0.0} for k, v in METHODS[method].items()}
+    off = Objective(digits(align), feature_width=FEATURES)
+    none = Objective(digits({}))
+    for module in (off, none):
+        module(make_batch(0, 4))["loss"].backward()
+    assert all(p.grad is None for p in off.heads.parameters())
+    for a, b in zip(off.sit.parameters(), none.sit.parameters(), strict=True):
+        assert torch.equal(a, b) and torch.equal(a.grad, b.grad)
+
+
+def test_the_total_is_the_weighted_sum():
+    module = Objective(
+        digits({"sra2": {"depth": 2, "weight": 0.3}, "repa": {"depth": 1}}), feature_width=FEATURES
+    )
+    jolt(module)
+    losses = module(make_batch(0, 4))
+    total = losses["denoise"] + 0.3 * losses["sra2"] + 0.5 * losses["repa"]
+    torch.testing.assert_close(losses["loss"], total)
+
+
+def test_no_gradient_flows_into_what_is_frozen():
+    """SRA's teacher may be the network itself in a test: still no gradient through it."""
+    module = Objective(digits({"sra": {"depth": 1, "teacher_depth": 4, "weight": 1.0}}))
+    jolt(module)
+    teacher = lambda x, t, y, depth: module.sit.tokens(x, t, y, depth=depth)  # noqa: E731
+    losses = module(make_batch(0, 4), 0, teacher)
+    losses["sra"].backward()
+    assert module.sit.blocks[3].mlp.fc1.weight.grad is None
+    assert module.sit.blocks[0].mlp.fc1.weight.grad is not None
+
+
+def test_align_losses_are_fp32_under_autocast():
+    module = Objective(digits(METHODS["repa+sra2"]), feature_width=FEATURES)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = module(make_batch(0, 4))
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_size_method_and_objective_runs(size, method, objective):
+    """Full width and depth; a 4x4 latent keeps it quick."""
+    align = {k: {**v, "objective": objective} for k, v in METHODS[method].items()}
+    tree = {"data": {"latent": 4}, "model": {"size": f"{size}/2"}, "align": align}
+    module = Objective(recipe.from_dict(tree), feature_width=FEATURES)
+    jolt(module)
+    ema = Ema(module.sit, 0.9)
+    batch = make_batch(0, 2, latent=4, classes=1000)
+    module(batch, 0, ema.teacher)["loss"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
+
+
+def jolt(module: Objective) -> None:
+    """Move the zero-initialised layers off zero, so that every gradient can be seen."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in module.sit.parameters():
+            if not p.any():
+                p.normal_(std=0.02)
+
+
+if __name__ == "__main__":
+    recorded = {method: six_steps(method) for method in METHODS}
+    (GOLDEN / "six_steps.json").write_text(json.dumps(recorded, indent=1) + "\n")
