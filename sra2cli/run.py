@@ -171,7 +171,8 @@ class Trainer(Run):
         scratch.mkdir()
         for name, tensors in weights.items():
             plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-            save_file(plain, scratch / f"{name}.safetensors")
+            about = {"sit": json.dumps(sit)} if name != "heads" else None  # opens anywhere
+            save_file(plain, scratch / f"{name}.safetensors", metadata=about)
         torch.save(training, scratch / "training.pt")
         meta = {
             "step": step,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import one_line
 from safetensors.torch import load_file
 
 STEPS = 12
@@ -183,3 +184,35 @@ def test_demo_end_to_end_small(run_sra2, tmp_path):
     stamp = (out / "digits-sit" / "checkpoints" / "step-00000006").stat().st_mtime_ns
     assert run_sra2("demo", "--steps", 6).returncode == 0
     assert (out / "digits-sit" / "checkpoints" / "step-00000006").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("name", ["sit_official.npz", "sit_repa.npz", "sit_sra.npz"])
+def test_sample_opens_checkpoints_of_others(run_sra2, golden, tmp_path, name):
+    torch.save({"ema": golden(name).state_dict()}, tmp_path / "last.pt")
+    draw = ["sample", "last.pt", "--num", 4, "--steps", 3, "--cfg", 1.8, "--vae", "digits"]
+    process = run_sra2(*draw, "--labels", "1,207", "--num-heads", 4, "--json")
+    assert process.returncode == 0, process.stderr
+    result = json.loads(process.stdout)
+    assert result["kind"] == {"official": "SiT", "repa": "REPA", "sra": "SRA"}[name[4:-4]]
+    assert len(list((tmp_path / "last-samples").rglob("0*.png"))) == 4
+    assert "its number of attention heads" in one_line(run_sra2(*draw), 2)
+    assert "has no checkpoint" not in one_line(run_sra2(*draw, "--step", 3), 2)
+
+
+def test_export_of_a_run_samples_the_same(run_sra2, uninterrupted, tmp_path):
+    from sra2cli.checkpoints import export
+    from sra2cli.run import Run
+    from sra2cli.sit import SiT, SiTConfig
+
+    checkpoint = Run(uninterrupted).checkpoint()
+    model = SiT(SiTConfig(**checkpoint.meta["sit"]))
+    model.load_state_dict(checkpoint.weights("ema"))
+    export(model, tmp_path / "exported")
+    draw = ["--num", 3, "--steps", 3, "--vae", "digits", "--labels", "balanced"]
+    saved = checkpoint.path / "ema.safetensors"
+    for source, out in [(uninterrupted, "a"), ("exported", "b"), (saved, "c")]:
+        assert run_sra2("sample", source, *draw, "--out", out).returncode == 0
+    for i in range(3):
+        image = (tmp_path / "a" / f"{i:06d}.png").read_bytes()
+        for out in "bc":
+            assert image == (tmp_path / out / f"{i:06d}.png").read_bytes()

@@ -1,0 +1,62 @@
+"""The step is the only clock: how a batch is cut changes nothing."""
+
+import numpy as np
+import pytest
+import torch
+
+from sra2cli import recipe
+from sra2cli.batches import Batches, split, to_batch
+from sra2cli.store import Store
+
+
+def test_split_covers_the_global_batch():
+    for processes, micro in [(1, None), (2, None), (1, 4), (2, 2), (4, 1)]:
+        parts = [
+            index
+            for rank in range(processes)
+            for part in split(16, rank=rank, processes=processes, micro=micro)
+            for index in part
+        ]
+        assert parts == list(range(16))
+    with pytest.raises(ValueError, match="does not divide over 3"):
+        split(16, rank=0, processes=3, micro=None)
+    with pytest.raises(ValueError, match="micro-batch 5"):
+        split(16, rank=0, processes=1, micro=5)
+
+
+def test_batches_do_not_depend_on_how_they_are_cut(digits_store):
+    store, settings = Store(digits_store), recipe.load("digits-sit", ["train.batch=16"])
+    cpu = torch.device("cpu")
+    whole = to_batch(Batches(store, settings, []).raw(5, range(16)), settings, store, cpu)
+    parts = [
+        to_batch(Batches(store, settings, []).raw(5, range(k, k + 4)), settings, store, cpu)
+        for k in range(0, 16, 4)
+    ]
+    for name in ("z", "mean", "noise", "t", "y", "teacher_uniform"):
+        assert torch.equal(torch.cat([getattr(p, name) for p in parts]), getattr(whole, name)), name
+
+
+def test_batches_start_at_any_step(digits_store):
+    store, settings = Store(digits_store), recipe.load("digits-sit", ["train.batch=16"])
+    source = Batches(store, settings, [range(16)])
+    whole = [raws[0].noise for raws in source.from_step(0, 4)]
+    late = [raws[0].noise for raws in source.from_step(2, 4)]
+    assert all(torch.equal(a, b) for a, b in zip(whole[2:], late, strict=True))
+
+
+def test_an_error_while_preparing_reaches_the_loop(digits_store):
+    store, settings = Store(digits_store), recipe.load("digits-sit", ["train.batch=16"])
+    store.labels = np.zeros(1)
+    with pytest.raises(IndexError):
+        next(Batches(store, settings, [range(16)]).from_step(0, 4))
+
+
+def test_dropped_labels_become_the_null_class_at_their_rate(digits_store):
+    store = Store(digits_store)
+    settings = recipe.load("digits-sit", ["train.batch=64", "train.label_dropout=0.25"])
+    source = Batches(store, settings, [])
+    drops = [
+        to_batch(source.raw(step, range(64)), settings, store, torch.device("cpu")).y == 10
+        for step in range(40)
+    ]
+    assert torch.cat(drops).float().mean().item() == pytest.approx(0.25, abs=0.03)
