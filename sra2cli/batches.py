@@ -1,17 +1,24 @@
 """Training batches: what each step sees, made from the store and the clock in a thread ahead."""
 
 import contextlib
+import os
 import queue
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sra2cli import clock
 from sra2cli.clock import Purpose, Scalar
+from sra2cli.encoders import Encoder
+from sra2cli.errors import DataError
+from sra2cli.images import read_image
 from sra2cli.objective import Batch
 from sra2cli.path import sample_times
 from sra2cli.recipe import Recipe
@@ -31,6 +38,7 @@ class Raw:
     scalars: Tensor  # (B, clock.SCALARS) uniforms
     labels: Tensor  # (B,) int64
     features: Tensor | None  # (B, T, F)
+    pixels: Tensor | None  # (B, R, R, 3) uint8, for an encoder that runs while training
 
 
 class Batches:
@@ -38,15 +46,25 @@ class Batches:
 
     Args:
         indices: for each micro-batch of a step, its indices in the global batch.
+        features: read the encoder features of the store.
+        images: read the images the store was made from, in this folder.
+        pin: page-lock the tensors, for copies to a CUDA device.
 
     Every number is a function of (seed, step, index in the global batch): see sra2cli/clock.py.
     """
 
     def __init__(
-        self, store: Store, recipe: Recipe, indices: list[range], *, features: bool = False
+        self,
+        store: Store,
+        recipe: Recipe,
+        indices: list[range],
+        *,
+        features: bool = False,
+        images: Path | None = None,
+        pin: bool = False,
     ):
         self.store, self.recipe, self.indices = store, recipe, indices
-        self.features = features
+        self.features, self.images, self.pin = features, images, pin
 
     def raw(self, step: int, indices: range) -> Raw:
         """The numbers for the given indices of the global batch at `step`."""
@@ -65,7 +83,24 @@ class Batches:
             scalars=torch.from_numpy(uniforms),
             labels=torch.from_numpy(self.store.labels[rows]),
             features=None if features is None else torch.from_numpy(features),
+            pixels=None if self.images is None else self._pixels(self.images, rows, mirrored),
         )
+
+    def _pixels(self, root: Path, rows: np.ndarray, mirrored: np.ndarray | None) -> Tensor:
+        """The images of these rows, cropped as they were for the store."""
+
+        def read(row: int) -> np.ndarray:
+            path = root / self.store.names[row]
+            try:
+                return read_image(path, self.store.info.resolution)
+            except DataError as error:
+                raise DataError(f"{path}: {error}") from None
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            images = torch.from_numpy(np.stack(list(pool.map(read, rows))))
+        if mirrored is not None:
+            images[mirrored] = images[mirrored].flip(2)
+        return images
 
     def from_step(self, start: int, stop: int) -> Iterator[list[Raw]]:
         """The micro-batches of each step in [start, stop), prepared by a thread ahead of use."""
@@ -100,7 +135,7 @@ class Batches:
             thread.join()
 
     def _pinned(self, raw: Raw) -> Raw:
-        if not torch.cuda.is_available():
+        if not self.pin:
             return raw
         pinned: dict[str, Any] = {
             name: None if tensor is None else tensor.pin_memory()
@@ -109,7 +144,13 @@ class Batches:
         return Raw(**pinned)
 
 
-def to_batch(raw: Raw, recipe: Recipe, store: Store, device: torch.device) -> Batch:
+def to_batch(
+    raw: Raw,
+    recipe: Recipe,
+    store: Store,
+    device: torch.device,
+    encoder: Encoder | None = None,
+) -> Batch:
     """The batch the objective trains on: posterior draw, times and dropped labels from `raw`."""
     on: dict[str, Any] = {
         name: None if tensor is None else tensor.to(device, non_blocking=True)
@@ -133,7 +174,7 @@ def to_batch(raw: Raw, recipe: Recipe, store: Store, device: torch.device) -> Ba
         t=t,
         y=y,
         teacher_uniform=uniforms[:, Scalar.TEACHER_TIME],
-        features=on["features"],
+        features=encoder.features(on["pixels"]) if encoder is not None else on["features"],
     )
 
 

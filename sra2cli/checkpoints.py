@@ -36,10 +36,11 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"  # names in an exported fol
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network from a checkpoint, and whose it was."""
+    """A network from a checkpoint, whose it was, and which weights: "ema", "model" or "bare"."""
 
     model: SiT
     kind: Kind
+    weights: str
 
 
 def load_model(source: str | Path | Mapping[str, Any], *, num_heads: int | None = None) -> SiT:
@@ -59,7 +60,7 @@ def load(
         source: a .pt or .safetensors file, a folder made by `export`, or a loaded checkpoint.
         num_heads: attention heads. They are not in a state dict: needed for sizes that are not in
             the table (S, B, L, XL).
-        weights: which to take where the file holds both.
+        weights: which to take where the file holds both. A file without EMA gives what it has.
 
     Returns:
         The network in eval mode, float32, on the CPU.
@@ -74,7 +75,8 @@ def load(
     else:
         name = str(source)
         content, config = _read(Path(source))
-    state = plain_keys(_network(content, weights, name))
+    found, network = _network(content, weights, name)
+    state = plain_keys(network)
     kind = recognise(state, name)
     state = {k: v for k, v in state.items() if not k.startswith(tuple(HEADS.values()))}
     if kind == "SiT":
@@ -82,7 +84,7 @@ def load(
     config = config or infer_config(state, num_heads, name)
     model = SiT(config)
     _load_strictly(model, state, name)
-    return Loaded(model.eval().requires_grad_(False), kind)
+    return Loaded(model.eval().requires_grad_(False), kind, found)
 
 
 def export(model: SiT, folder: Path) -> None:
@@ -104,16 +106,31 @@ def recognise(state: Mapping[str, Tensor], name: str) -> Kind:
     for part, what in FOREIGN.items():
         if any(part in key for key in state):
             raise SetupError(f"{name} is a {what} checkpoint, which sra2 does not open")
-    needed = ("x_embedder.proj.weight", "final_layer.linear.weight", "blocks.0.attn.qkv.weight")
-    for key in needed:
+    needed = {  # with their number of dimensions: what recognising and converting look at
+        "x_embedder.proj.weight": 4,
+        "final_layer.linear.weight": 2,
+        "final_layer.linear.bias": 1,
+        "t_embedder.mlp.0.weight": 2,
+        "blocks.0.mlp.fc1.weight": 2,
+    }
+    for key, dimensions in needed.items():
         if key not in state:
             found = ", ".join(sorted(state)[:3]) or "nothing"
             raise SetupError(f"{name} is not a SiT: it has no {key} (it begins with {found})")
+        if state[key].dim() != dimensions:
+            raise SetupError(f"{name} is not a SiT: {key} is {tuple(state[key].shape)}")
+    if state["t_embedder.mlp.0.weight"].shape[1] != FREQUENCIES:
+        shape = tuple(state["t_embedder.mlp.0.weight"].shape)
+        raise SetupError(
+            f"{name} is not a SiT: t_embedder.mlp.0.weight is {shape} instead of (D, {FREQUENCIES})"
+        )
     for kind, prefix in HEADS.items():
         if any(key.startswith(prefix) for key in state):
             return kind  # type: ignore[return-value]
     _, channels, patch, _ = state["x_embedder.proj.weight"].shape
     rows = len(state["final_layer.linear.weight"])
+    if len(state["final_layer.linear.bias"]) != rows:
+        raise SetupError(f"{name} is not a SiT: final_layer.linear.bias does not fit its weight")
     return "SiT" if rows == 2 * channels * patch**2 else "sra2"
 
 
@@ -186,16 +203,18 @@ def _load_strictly(model: SiT, state: StateDict, name: str) -> None:
     model.load_state_dict(state)
 
 
-def _network(content: Mapping[str, Any], weights: str, name: str) -> Mapping[str, Tensor]:
-    """The state dict of the network in a checkpoint: itself, or under `ema` or `model`."""
-    for key in (weights, "ema", "model", "state_dict"):
-        if isinstance(content.get(key), Mapping):
-            return dict(content[key])
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+def _network(content: Mapping[str, Any], weights: str, name: str) -> tuple[str, StateDict]:
+    """The network's state dict in a checkpoint: under `ema`, `model` or `state_dict`, or bare."""
+    there = [k for k in ("ema", "model", "state_dict") if isinstance(content.get(k), Mapping)]
+    if weights == "model" and there == ["ema"]:
+        raise SetupError(f"{name} holds the EMA alone: --weights ema")
+    found = weights if weights in there else (there[-1] if there else "bare")
+    inside = content if found == "bare" else content[found]
+    tensors = {k: v for k, v in inside.items() if isinstance(v, Tensor)}
     if not tensors:
         keys = ", ".join(map(str, list(content)[:5])) or "nothing"
         raise SetupError(f"{name} holds no network (keys: {keys})")
-    return tensors
+    return found, tensors
 
 
 def _read(path: Path) -> tuple[dict[str, Any], SiTConfig | None]:

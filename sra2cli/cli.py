@@ -53,8 +53,15 @@ def user_errors() -> Iterator[None]:
 
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             fail(UserError("the disk is full: free some space and run the same command again"))
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and error.filename:
-            fail(UserError(f"cannot write {error.filename}: {error.strerror}"))
+        if error.filename and error.errno in (
+            errno.EACCES,
+            errno.EROFS,
+            errno.EPERM,
+            errno.ENOTDIR,
+            errno.EISDIR,
+            errno.EEXIST,
+        ):
+            fail(SetupError(f"cannot use {error.filename}: {error.strerror}"))
         raise
 
 
@@ -64,10 +71,10 @@ def pick_device(wanted: str | None) -> str:
 
     if wanted is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
-    kind = wanted.partition(":")[0]
-    if kind not in ("cpu", "cuda"):
+    kind, _, index = wanted.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
         raise SetupError(f"unknown device '{wanted}': cpu, cuda or cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise SetupError(f"no CUDA device here for --device {wanted}")
     return wanted
 
@@ -155,7 +162,12 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting: key.sub=value. Repeatable.")
     ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="REPA: the store's images, to run the encoder while training."),
+    ] = None,
     device: Device = None,
+    offline: Offline = False,
     json: Json = False,
 ) -> None:
     """Train a recipe. Run again to go on."""
@@ -166,7 +178,12 @@ def train(
         from sra2cli import train as room
 
         result = room.train(
-            wanted, data, out or Path("runs") / wanted.name, device=pick_device(device)
+            wanted,
+            data,
+            out or Path("runs") / wanted.name,
+            device=pick_device(device),
+            images=images,
+            offline=offline,
         )
         show({**result, **result["last"]}, json, f"train {wanted.name}")
 
@@ -181,7 +198,9 @@ def sample(
         ),
     ],
     num: Annotated[int, typer.Option(help="How many images.")] = 100,
-    seed: Annotated[int, typer.Option(help="Image i depends on (seed, i) alone.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Image i depends on (seed, i) alone.", min=0, max=2**63 - 1)
+    ] = 0,
     labels: Annotated[str, typer.Option(help="random, balanced, or classes as 0,1,2.")] = "random",
     solver: Annotated[str, typer.Option(help="em (SDE), euler or heun (ODE).")] = "em",
     steps: Annotated[int, typer.Option(help="Solver steps.")] = 250,
@@ -280,7 +299,7 @@ def evaluate(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Of both runs.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of both runs.", min=0, max=2**63 - 1)] = 0,
     steps: Annotated[int, typer.Option(help="Training steps of each run.", min=2)] = 1000,
     json: Json = False,
 ) -> None:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sra2cli import align, encoders
-from sra2cli.objective import sit_config
+from sra2cli import encoders
+from sra2cli.objective import build_heads, sit_config
 from sra2cli.recipe import Recipe
 from sra2cli.sit import SiT
 
@@ -56,11 +56,10 @@ def method_cost(recipe: Recipe, *, stored_features: bool = False) -> MethodCost:
         stored_features: REPA reads its encoder's features from the store, and runs no encoder.
     """
     config = sit_config(recipe)
-    shape = align.Shape(config.width, config.depth, config.patch, config.channels)
     side = config.latent // config.patch
     with torch.device("meta"):
         model = SiT(config)
-        methods = align.build(recipe.align, shape, feature_width=768)
+        methods = build_heads(recipe, feature_width=768)
         x = torch.zeros(1, config.channels, config.latent, config.latent)
         t = torch.zeros(1)
         y = torch.zeros(1, dtype=torch.long) if config.classes else None

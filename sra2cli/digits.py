@@ -3,7 +3,7 @@
 Two small networks are trained by this file and packaged under assets/, so that the demo needs no
 download, every machine uses the same first stage, and `fd-digits` means the same everywhere:
 
-    python -m sra2cli.digits        # makes both again, about two minutes on two cores
+    python -m sra2cli.digits        # makes both again, about five minutes on two cores
 
 - digits-vae: an AutoencoderKL, 3x32x32 → 4x8x8 latents.
 - digits-classifier: trained on the first 1,500 digits; its 64 features are those of `fd-digits`.
@@ -106,7 +106,7 @@ def train_classifier(epochs: int = 60) -> DigitsClassifier:
     return model.eval()
 
 
-def train_vae(steps: int = 400) -> Any:
+def train_vae(steps: int = 3000) -> Any:
     """Train the first stage on all digits, and set scaling_factor to 1/std of its latents."""
     from diffusers import AutoencoderKL
 
@@ -120,6 +120,7 @@ def train_vae(steps: int = 400) -> Any:
         norm_num_groups=8,
         latent_channels=4,
         sample_size=RESOLUTION,
+        mid_block_add_attention=False,
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
@@ -127,7 +128,7 @@ def train_vae(steps: int = 400) -> Any:
         images = x[torch.randint(len(x), (48,))]
         posterior = model.encode(images).latent_dist
         output = model.decode(posterior.sample()).sample
-        loss = F.mse_loss(output, images) + 1e-6 * posterior.kl().mean()  # KL as SD-VAE's weight
+        loss = F.l1_loss(output, images) + 1e-3 * posterior.kl().mean() / posterior.mean[0].numel()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -1,17 +1,20 @@
 """Frozen image encoders, the targets of REPA: DINOv2, or any ViT that transformers can load."""
 
 import hashlib
+import inspect
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sra2cli.errors import SetupError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+RESAMPLED = ("Dinov2Model", "Dinov2WithRegistersModel")  # take a table of any size as it is
 
 
 class Encoder:
@@ -23,13 +26,15 @@ class Encoder:
     Attributes: width: F. patch: of the encoder. fingerprint: hash of its weights.
     """
 
-    def __init__(self, name: str, model: nn.Module, *, side: int, device: torch.device):
+    def __init__(self, name: str, model: Any, *, side: int, device: torch.device):
         self.name, self.side, self.device = name, side, device
-        self.model: Any = model.to(device).eval().requires_grad_(False)
+        self.model = model.to(device).eval().requires_grad_(False)
         self.patch = int(self.model.config.patch_size)
         self.width = int(self.model.config.hidden_size)
         self.fingerprint = _fingerprint(model)
-        resample_positions(self.model, side)
+        resampled = resample_positions(self.model, side)
+        knows = "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters
+        self.options = {"interpolate_pos_encoding": True} if knows and not resampled else {}
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
@@ -39,7 +44,7 @@ class Encoder:
         std = torch.tensor(IMAGENET_STD, device=self.device).view(3, 1, 1)
         size = self.side * self.patch
         x = F.interpolate((x - mean) / std, (size, size), mode="bicubic")
-        tokens: Tensor = self.model(pixel_values=x).last_hidden_state
+        tokens: Tensor = self.model(pixel_values=x, **self.options).last_hidden_state
         return tokens[:, -(self.side**2) :].float()  # class and register tokens come first
 
 
@@ -65,7 +70,7 @@ def load_encoder(
         model = AutoModel.from_pretrained(
             name, local_files_only=local or offline, torch_dtype=torch.float32
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise SetupError(
             f"cannot load the encoder '{name}': {reason}; give a hub name or a folder with "
@@ -75,7 +80,14 @@ def load_encoder(
     missing = [k for k in ("patch_size", "hidden_size") if not hasattr(model.config, k)]
     if missing:
         raise SetupError(f"the encoder '{name}' is not a ViT: its config has no {missing[0]}")
-    return Encoder(name, model, side=side, device=torch.device(device))
+    encoder = Encoder(name, model, side=side, device=torch.device(device))
+    try:  # an encoder that cannot do this size is found out here, not hours later
+        shape = encoder.features(torch.zeros(1, 8, 8, 3, dtype=torch.uint8)).shape
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise SetupError(f"the encoder '{name}' cannot encode: {error}") from None
+    if tuple(shape) != (1, side**2, encoder.width):
+        raise SetupError(f"the encoder '{name}' gives {tuple(shape[1:])} tokens, not {side**2}")
+    return encoder
 
 
 def dinov2_base(side: int = 16) -> nn.Module:
@@ -88,21 +100,27 @@ def dinov2_base(side: int = 16) -> nn.Module:
     return model
 
 
-def resample_positions(model: Any, side: int) -> None:
-    """Bring a learned position table (1, prefix + n², F) to side x side (bicubic, antialias)."""
-    embeddings = getattr(model, "embeddings", None)
+def resample_positions(model: Any, side: int) -> bool:
+    """Bring a learned position table (1, prefix + n², F) to side x side (bicubic, antialias).
+
+    Returns whether it now fits; a table of another kind is left alone.
+    """
+    embeddings: Any = getattr(model, "embeddings", None)
     table = getattr(embeddings, "position_embeddings", None)
     if not isinstance(table, nn.Parameter) or table.dim() != 3:
-        return
+        return False
     old = int((table.shape[1] - 1) ** 0.5)
     prefix = table.shape[1] - old**2
     if old == side:
-        return
+        return True
+    if type(model).__name__ not in RESAMPLED:
+        return False
     grid = table[:, prefix:].reshape(1, old, old, -1).permute(0, 3, 1, 2).float()
     grid = F.interpolate(grid, (side, side), mode="bicubic", antialias=True)
     grid = grid.permute(0, 2, 3, 1).reshape(1, side**2, -1)
     resampled = torch.cat([table[:, :prefix], grid.to(table.dtype)], dim=1)
     embeddings.position_embeddings = nn.Parameter(resampled, requires_grad=False)
+    return True
 
 
 def _fingerprint(model: nn.Module) -> str:

@@ -33,6 +33,9 @@ def evaluate(samples: Path, *, metric: str, ref: str | None = None) -> dict[str,
     extractor = digits_extractor()
     reference = reference_features(extractor, ref)
     fake = all_features(extractor, image_batches(paths, "samples"))
+    for name, features in [("samples", fake), ("reference", reference)]:
+        if len(features["features"]) < 2:
+            raise SetupError(f"a Frechet distance needs at least 2 images: {name} has one")
     result: dict[str, Any] = {
         "samples": str(samples),
         "metric": metric,
@@ -63,8 +66,9 @@ def read_record(samples: Path) -> dict[str, Any] | None:
         return None
     try:
         about: dict[str, Any] = json.loads(record.read_text())
-    except ValueError:
-        raise DataError(f"{record} is damaged: sample again") from None
+        about.get("complete"), about["num"]
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise DataError(f"{record} is not a record of sra2 sample: sample again") from None
     if not about.get("complete"):
         raise SetupError(f"{samples} is unfinished: run `sra2 sample` again")
     return about

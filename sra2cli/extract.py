@@ -123,22 +123,25 @@ def already_there(out: Path, info: StoreInfo, source: ImageFolder) -> dict[str, 
     """The summary of a finished store of these very images and settings; else SetupError."""
     store = Store(out)
     differ = store.info.differs(info)
-    if not differ and not set(store.names) <= set(source.names):
+    if not differ and store.all_names != source.names:
         differ = ["images"]
     if differ:
         raise SetupError(
             f"{out} exists and differs in {', '.join(differ)}: remove it or choose another --out"
         )
     console.say(f"{out} is complete already")
-    return summary(out, [])
+    return summary(out, store.rejected)
 
 
 def check_disk(out: Path, count: int, info: StoreInfo) -> None:
     """Refuse a disk that cannot hold the store."""
+    partial = out.with_name(out.name + ".partial")
+    there = partial.stat().st_blocks * 512 if partial.exists() else 0
     size = count * (info.row_bytes + 9)
+    console.say(f"{count:,} images, {size / 1e9:,.2f} GB")
     folder = next(p for p in [out.absolute().parent, *out.absolute().parents] if p.exists())
     free = shutil.disk_usage(folder).free
-    if size > free:
+    if size - there > free:
         raise SetupError(
             f"{out} needs {size / 1e9:.1f} GB, but {folder} has {free / 1e9:.1f} GB free"
         )

@@ -1,5 +1,6 @@
 """Drawing images from a network: image i is a function of (seed, i) and the settings alone."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -50,6 +51,10 @@ class Sampling:
             raise SetupError("--last-step lies between 0 and 1")
         if not 0 <= self.interval[0] < self.interval[1] <= 1:
             raise SetupError("--interval is a:b with 0 <= a < b <= 1")
+        if not math.isfinite(self.cfg):
+            raise SetupError("--cfg must be a finite number")
+        if self.cfg_channels is not None and self.cfg_channels < 1:
+            raise SetupError("--cfg-channels must be above 0")
         if self.cfg != 1.0 and not classes:
             raise SetupError("--cfg needs a class-conditional model; this one has no classes")
         listed_labels(self.labels, classes)

@@ -47,13 +47,8 @@ class Objective(nn.Module):
         self.kind = recipe.path.kind
         with _Seeded(recipe.seed, 0):
             self.sit = SiT(sit_config(recipe))
-        config = self.sit.config
-        shape = align.Shape(config.width, config.depth, config.patch, config.channels)
         with _Seeded(recipe.seed, 1):
-            try:
-                self.heads = align.build(recipe.align, shape, feature_width=feature_width)
-            except ValueError as error:
-                raise SetupError(str(error)) from None
+            self.heads = build_heads(recipe, feature_width=feature_width)
 
     def methods(self) -> dict[str, align.Alignment]:
         """The alignment methods, by name."""
@@ -116,6 +111,16 @@ def sit_config(recipe: Recipe) -> SiTConfig:
         )
     except ValueError as error:
         raise SetupError(f"model: {error}") from None
+
+
+def build_heads(recipe: Recipe, *, feature_width: int | None) -> nn.ModuleDict:
+    """The alignment methods of a recipe; raises SetupError where they do not fit its network."""
+    config = sit_config(recipe)
+    shape = align.Shape(config.width, config.depth, config.patch, config.channels)
+    try:
+        return align.build(recipe.align, shape, feature_width=feature_width)
+    except ValueError as error:
+        raise SetupError(str(error)) from None
 
 
 class _Seeded:

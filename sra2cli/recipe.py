@@ -4,7 +4,9 @@ A recipe is read as: defaults (the dataclasses below) → the YAML file → `--s
 Nothing here imports torch, so that a wrong recipe is refused at once.
 """
 
+import contextlib
 import difflib
+import math
 import types
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -245,11 +247,11 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
             raise SetupError(f"'{key}' takes {len(items)} numbers, as [0, 1], not {value!r}")
         return tuple(_convert(h, v, key) for h, v in zip(items, value, strict=True))
     if hint is float and isinstance(value, str):  # YAML reads 1e-4 as text
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise SetupError(f"'{key}' takes a finite number, not {value!r}")
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         kinds = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -286,10 +288,14 @@ def _check(recipe: Recipe) -> None:
     for key, number in positive.items():
         if number <= 0:
             raise SetupError(f"'{key}' must be above 0, not {number}")
-    if recipe.data.classes < 0 or recipe.seed < 0:
-        raise SetupError("'data.classes' and 'seed' must not be negative")
+    if recipe.data.classes < 0 or train.weight_decay < 0:
+        raise SetupError("'data.classes' and 'train.weight_decay' must not be negative")
+    if not 0 <= recipe.seed < 2**63:
+        raise SetupError(f"'seed' lies in [0, 2^63), not {recipe.seed}")
+    if recipe.align.repa is not None and recipe.align.repa.hidden < 1:
+        raise SetupError("'align.repa.hidden' must be above 0")
     fractions = {"train.label_dropout": train.label_dropout, "train.ema": train.ema}
-    fractions |= {"train.betas": max(train.betas)}
+    fractions |= {"train.betas": max(train.betas), "train.betas[0]": min(train.betas)}
     for key, number in fractions.items():
         if not 0 <= number < 1:
             raise SetupError(f"'{key}' lies in [0, 1), not {number}")

@@ -29,6 +29,7 @@ from sra2cli.errors import DataError, SetupError
 from sra2cli.recipe import Recipe
 from sra2cli.store import Store, StoreInfo
 
+CHECKPOINT_META = "checkpoint.json"
 CHANGEABLE = ("train.steps", "log", "name")  # settings that may differ on resume
 
 
@@ -74,7 +75,13 @@ class Run:
     @property
     def about(self) -> dict[str, Any]:
         """run.json."""
-        about: dict[str, Any] = json.loads((self.path / "run.json").read_text())
+        try:
+            about: dict[str, Any] = json.loads((self.path / "run.json").read_text())
+            about["store"]["info"], about["store"]["checksums"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise SetupError(
+                f"{self.path} is not a whole run folder: its run.json is damaged"
+            ) from None
         return about
 
     @property
@@ -117,7 +124,7 @@ class Trainer(Run):
         SetupError: the folder belongs to another recipe or store, or is in use.
     """
 
-    def __init__(self, path: Path, wanted: Recipe, store: Store):
+    def __init__(self, path: Path, wanted: Recipe, store: Store, *, device: str = "cpu"):
         if path.exists() and not path.is_dir():
             raise SetupError(f"{path} is a file, not a run folder")
         if path.is_dir() and any(path.iterdir()) and not _is_run_folder(path):
@@ -126,9 +133,11 @@ class Trainer(Run):
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
             self._lock = _lock(path)
             if not (path / "recipe.yaml").exists():
-                write_atomically(path / "run.json", json.dumps(_about(store), indent=2) + "\n")
+                write_atomically(
+                    path / "run.json", json.dumps(_about(store, device), indent=2) + "\n"
+                )
                 write_atomically(path / "recipe.yaml", _yaml(wanted))
-        except PermissionError as error:
+        except (PermissionError, NotADirectoryError, FileExistsError) as error:
             raise SetupError(f"cannot write to the run folder {path}: {error.strerror}") from None
         super().__init__(path)
         differ = recipe.differences(self.recipe, wanted, ignore=CHANGEABLE)
@@ -144,8 +153,8 @@ class Trainer(Run):
         self.recipe = wanted
         if _yaml(wanted) != self.recipe_file.read_text():
             write_atomically(self.recipe_file, _yaml(wanted))
-        for leftover in (path / "checkpoints").glob(".*"):
-            shutil.rmtree(leftover)
+        for leftover in (path / "checkpoints").glob(".step-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest checkpoint that is whole, and a line for each damaged one skipped."""
@@ -155,6 +164,11 @@ class Trainer(Run):
                 return read_checkpoint(folder), skipped
             except DataError as error:
                 skipped.append(str(error))
+        if skipped:
+            raise DataError(
+                f"no checkpoint in {self.path} is whole ({skipped[0]}): "
+                "remove the folder to start again"
+            )
         return None, skipped
 
     def save(
@@ -180,7 +194,7 @@ class Trainer(Run):
             "recipe": self.recipe.to_dict(),
             "files": {p.name: file_digest(p) for p in sorted(scratch.iterdir())},
         }
-        (scratch / "checkpoint.json").write_text(json.dumps(meta, indent=2) + "\n")
+        (scratch / CHECKPOINT_META).write_text(json.dumps(meta, indent=2) + "\n")
         for file in scratch.iterdir():
             _sync(file)
         _sync(scratch)
@@ -212,7 +226,7 @@ class Trainer(Run):
 def read_checkpoint(folder: Path) -> Checkpoint:
     """A checkpoint whose files all match their digests; DataError names what does not."""
     try:
-        meta = json.loads((folder / "checkpoint.json").read_text())
+        meta = json.loads((folder / CHECKPOINT_META).read_text())
         for name, digest in meta["files"].items():
             if file_digest(folder / name) != digest:
                 raise DataError(f"checkpoint {folder} is damaged: {name} is not what was saved")
@@ -231,20 +245,28 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(scratch, path)
 
 
-def environment() -> dict[str, Any]:
-    """Versions, hardware and git state, for every result file."""
-    cuda = torch.cuda.is_available()
+def environment(device: str = "cpu") -> dict[str, Any]:
+    """Versions, hardware and git state, for every result file; `device` is the one used."""
+    cuda = device.startswith("cuda")
     return {
         "sra2": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if cuda else platform.processor() or "cpu",
-        "devices": torch.cuda.device_count() if cuda else 0,
+        "device": torch.cuda.get_device_name(device) if cuda else _cpu_name(),
         "cpus": os.cpu_count(),
         "git": _git_state(),
         "command": " ".join(sys.argv),
     }
+
+
+def _cpu_name() -> str:
+    """Model name of the processor, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration, IndexError):
+        return platform.processor() or "cpu"
 
 
 def _git_state() -> str | None:
@@ -262,9 +284,9 @@ def _git_state() -> str | None:
     return run.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
 
 
-def _about(store: Store) -> dict[str, Any]:
+def _about(store: Store, device: str) -> dict[str, Any]:
     data = {"path": str(store.path.resolve()), "checksums": store.checksums, "count": len(store)}
-    return {"environment": environment(), "store": {**data, "info": asdict(store.info)}}
+    return {"environment": environment(device), "store": {**data, "info": asdict(store.info)}}
 
 
 def _is_run_folder(path: Path) -> bool:

@@ -12,7 +12,14 @@ from sra2cli import checkpoints, console, pictures
 from sra2cli.errors import DataError, SetupError
 from sra2cli.generate import Sampling, draw, labels_of
 from sra2cli.path import PathKind
-from sra2cli.run import Run, environment, file_digest, write_atomically
+from sra2cli.run import (
+    CHECKPOINT_META,
+    Run,
+    environment,
+    file_digest,
+    read_checkpoint,
+    write_atomically,
+)
 from sra2cli.sit import SiT, SiTConfig
 from sra2cli.store import StoreInfo
 from sra2cli.vae import Vae, load_vae
@@ -59,7 +66,6 @@ def sample(
     about = {
         "source": str(source),
         **network.about,
-        "weights": weights,
         "num": num,
         "sampling": sampling.to_dict(),
         "path": network.path,
@@ -67,7 +73,9 @@ def sample(
         "precision": "fp32",
         "classes": model.config.classes,
     }
-    out = out or network.samples / default_name(network.step, num, sampling, weights)
+    out = out or network.samples / default_name(
+        network.step, num, sampling, network.about["weights"]
+    )
     prepare(out, about)
     missing = [i for i in range(num) if not image_file(out, i).exists()]
     with console.progress("sample", num, start=num - len(missing)) as bar:
@@ -82,7 +90,7 @@ def sample(
         out / "grid.png"
     )
     labels = labels_of(range(num), sampling, model.config.classes)
-    done = {**about, "complete": True, "labels": labels, "environment": environment()}
+    done = {**about, "complete": True, "labels": labels, "environment": environment(device)}
     write_atomically(out / "samples.json", json.dumps(done, indent=1) + "\n")
     return {**about, "out": str(out), "grid": str(out / "grid.png")}
 
@@ -103,17 +111,28 @@ def open_network(
     source: Path, *, step: int | None, weights: Weights, num_heads: int | None
 ) -> Network:
     """A run's checkpoint, or a checkpoint file of SiT, REPA, SRA or ours."""
-    is_run = (source / "recipe.yaml").exists()
-    if not is_run and (source.is_file() or (source / checkpoints.WEIGHTS).is_file()):
-        if step is not None:
-            raise SetupError(f"--step chooses a checkpoint of a run; {source} is a checkpoint")
+    folder = source if source.is_dir() else source.parent
+    saved = (folder / CHECKPOINT_META).exists()  # a checkpoint inside a run
+    stem = source.stem if source.is_file() else None
+    if step is not None and (saved or source.is_file()):
+        raise SetupError(f"--step chooses a checkpoint of a run; {source} is a checkpoint")
+    if not saved and (source.is_file() or (source / checkpoints.WEIGHTS).is_file()):
         loaded = checkpoints.load(source, num_heads=num_heads, weights=weights)
         file = source if source.is_file() else source / checkpoints.WEIGHTS
-        about = {"kind": loaded.kind, "checkpoint": file_digest(file)}
+        about = {
+            "kind": loaded.kind,
+            "weights": loaded.weights,
+            "checkpoint": file_digest(file),
+        }
         samples = source.parent / f"{source.stem}-samples"
         return Network(loaded.model, "linear", about, samples)
-    run = Run(source)
-    checkpoint = run.checkpoint(step)
+    if saved:
+        source, checkpoint = folder.absolute().parent.parent, read_checkpoint(folder)
+        weights = stem if stem in ("ema", "model") else weights  # type: ignore[assignment]
+        run = Run(source)
+    else:
+        run = Run(source)
+        checkpoint = run.checkpoint(step)
     model = SiT(SiTConfig(**checkpoint.meta["sit"]))
     model.load_state_dict(checkpoint.weights(weights))
     return Network(
@@ -124,6 +143,7 @@ def open_network(
             "recipe": run.recipe.name,
             "method": run.recipe.method,
             "step": checkpoint.step,
+            "weights": weights,
             "checkpoint": checkpoint.meta["files"][f"{weights}.safetensors"],
         },
         source / "samples",
@@ -149,7 +169,7 @@ def open_first_stage(network: Network, name: str | None, *, device: str, offline
     return vae
 
 
-def default_name(step: int | None, num: int, sampling: Sampling, weights: Weights) -> str:
+def default_name(step: int | None, num: int, sampling: Sampling, weights: str) -> str:
     """A folder name that tells sample sets of one run apart."""
     plain = replace(Sampling(), solver=sampling.solver, steps=sampling.steps, seed=sampling.seed)
     parts = [] if step is None else [f"step{step:07d}"]
@@ -158,7 +178,7 @@ def default_name(step: int | None, num: int, sampling: Sampling, weights: Weight
         parts.append(f"{sampling.interval[0]:g}to{sampling.interval[1]:g}")
     if sampling.labels != plain.labels:
         parts.append(sampling.labels.replace(",", "-")[:20])
-    if weights != "ema":
+    if weights == "model":
         parts.append(weights)
     return "-".join([*parts, f"n{num}", f"seed{sampling.seed}"])
 
@@ -169,15 +189,16 @@ def prepare(out: Path, about: dict[str, Any]) -> None:
     if record.exists():
         try:
             before = json.loads(record.read_text())
-        except ValueError:
-            raise DataError(f"{record} is damaged: remove {out}") from None
+            drawn = int(before["num"])
+        except (ValueError, KeyError, TypeError):
+            raise DataError(f"{record} is damaged: choose another --out") from None
         differ = [k for k in about if before.get(k) != about[k] and k not in ("num", "source")]
         if differ:
             raise SetupError(
                 f"{out} holds other samples (differs in {', '.join(differ)}): choose another --out"
             )
-        if before["num"] > about["num"]:
-            raise SetupError(f"{out} holds {before['num']} samples already: choose another --out")
+        if drawn > about["num"]:
+            raise SetupError(f"{out} holds {drawn} samples already: choose another --out")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SetupError(f"{out} is not empty: choose another --out")
     out.mkdir(parents=True, exist_ok=True)

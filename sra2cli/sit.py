@@ -46,6 +46,8 @@ class SiTConfig:
     def __post_init__(self) -> None:
         if self.latent % self.patch:
             raise ValueError(f"patch {self.patch} does not divide a latent of side {self.latent}")
+        if self.heads < 1 or self.depth < 1:
+            raise ValueError("depth and heads must be above 0")
         if self.width % self.heads:
             raise ValueError(f"{self.heads} heads do not divide width {self.width}")
         if self.width % 4:

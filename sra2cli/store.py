@@ -60,12 +60,13 @@ class StoreInfo:
 
     def row_sets(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape of a row and type of each data set that extraction fills."""
-        sets = {"moments": ((2 * self.channels, self.latent, self.latent), "float32")}
+        sets: dict[str, tuple[tuple[int, ...], str]] = {}
+        sets["moments"] = ((2 * self.channels, self.latent, self.latent), "float32")
         if self.encoder:
             sets["features"] = ((self.feature_tokens, self.feature_width), self.feature_dtype)
         if self.mirrored:
             sets |= {f"mirrored_{name}": what for name, what in sets.items()}
-        return sets  # type: ignore[return-value]
+        return sets
 
     @property
     def row_bytes(self) -> int:
@@ -100,24 +101,39 @@ class StoreWriter:
         self._map()
 
     def _create(self, info: StoreInfo, names: Sequence[str], labels: Sequence[int]) -> None:
-        count = len(names)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         scratch = self.partial.with_name(self.partial.name + f".{os.getpid()}")
+        try:
+            self._lay_out(scratch, info, names, labels)
+        except OSError:
+            scratch.unlink(missing_ok=True)
+            raise
+        os.replace(scratch, self.partial)  # a partial store always has its full layout
+
+    def _lay_out(
+        self, scratch: Path, info: StoreInfo, names: Sequence[str], labels: Sequence[int]
+    ) -> None:
+        """Every data set at its full size, and its bytes reserved on the disk.
+
+        Writing through a memory map to a disk that has filled up since would kill the process.
+        """
+        count = len(names)
         with h5py.File(scratch, "w") as f:
             for name, (shape, dtype) in info.row_sets().items():
                 _allocate(f, name, (count, *shape), dtype)
             _allocate(f, "state", (count,), "uint8")
             f.create_dataset("labels", data=np.asarray(labels, dtype=np.int64))
-            f.create_dataset("names", data=[n.encode() for n in names])
+            f.create_dataset("names", data=[_name_bytes(n) for n in names])
             f.attrs.update(_encode(info))
             f.attrs.update({"format": FORMAT, "format_version": VERSION, "complete": False})
-        os.replace(scratch, self.partial)  # a partial store always has its full layout
+        with scratch.open("r+b") as raw:
+            os.posix_fallocate(raw.fileno(), 0, scratch.stat().st_size)
 
     def _check_same(self, info: StoreInfo, names: Sequence[str]) -> None:
         try:
             with h5py.File(self.partial, "r") as f:
                 differ = _decode(f).differs(info)
-                if [n.decode() for n in f["names"][:]] != list(names):
+                if _read_names(f) != list(names):
                     differ.append("images")
         except (OSError, KeyError, TypeError, ValueError):
             differ = ["layout"]
@@ -177,7 +193,7 @@ class Store:
 
     Attributes:
         info: its StoreInfo. labels: (len,) int64. names: of the images.
-        checksums: of its data sets.
+        rejected: names of the images that could not be read. checksums: of its data sets.
 
     Raises:
         SetupError: no such file, or not a store.
@@ -197,10 +213,17 @@ class Store:
                 if not f.attrs.get("complete", False):
                     raise DataError(f"{path} is incomplete: run extract again")
                 self.info = _decode(f)
+                if f.attrs["format_version"] != VERSION:
+                    raise SetupError(
+                        f"{path} has format version {f.attrs['format_version']}, this sra2 reads "
+                        f"{VERSION}: extract again, or use the sra2 that made it"
+                    )
                 state = f["state"][:]
                 self.rows = np.flatnonzero(state == GOOD)
                 self.labels = f["labels"][:][self.rows]
-                self.names = [n.decode() for n in f["names"][:][self.rows]]
+                self.all_names = _read_names(f)
+                self.names = [self.all_names[row] for row in self.rows]
+                self.rejected = [self.all_names[row] for row in np.flatnonzero(state == REJECTED)]
                 self.checksums: dict[str, str] = json.loads(f.attrs["checksums"])
                 self._sets = {k: _memory_map(path, f[k], "r") for k in ROW_SETS if k in f}
         except (OSError, KeyError, ValueError, RuntimeError) as error:
@@ -256,6 +279,14 @@ def _memory_map(path: Path, dataset: h5py.Dataset, mode: Literal["r", "r+"]) -> 
     if offset is None:
         raise ValueError(f"data set {dataset.name} is not contiguous")
     return np.memmap(path, dtype=dataset.dtype, mode=mode, offset=offset, shape=dataset.shape)
+
+
+def _name_bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")  # file names need not be valid UTF-8
+
+
+def _read_names(f: h5py.File) -> list[str]:
+    return [n.decode("utf-8", "surrogateescape") for n in f["names"][:]]
 
 
 def _flush(rows: np.ndarray) -> None:

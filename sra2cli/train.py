@@ -17,15 +17,28 @@ from torch import Tensor
 from sra2cli import batches, console
 from sra2cli.batches import Batches, Raw
 from sra2cli.ema import Ema
+from sra2cli.encoders import Encoder, load_encoder
 from sra2cli.errors import DataError, SetupError
-from sra2cli.objective import Objective, sit_config
+from sra2cli.objective import Objective, build_heads, sit_config
 from sra2cli.recipe import Recipe, from_dict
 from sra2cli.run import Trainer
 from sra2cli.store import Store
 
 
-def train(wanted: Recipe, data: Path, out: Path, *, device: str | None = None) -> dict[str, Any]:
+def train(
+    wanted: Recipe,
+    data: Path,
+    out: Path,
+    *,
+    device: str = "cpu",
+    images: Path | None = None,
+    offline: bool = False,
+) -> dict[str, Any]:
     """Train a recipe on a store in a run folder; go on where the folder's newest checkpoint is.
+
+    Args:
+        images: the folder the store was made from; REPA's encoder then runs while training,
+            for stores without its features.
 
     Returns:
         A summary: run, step, losses of the last row of metrics.
@@ -34,16 +47,26 @@ def train(wanted: Recipe, data: Path, out: Path, *, device: str | None = None) -
         SetupError: recipe, store and run folder do not fit each other.
         DataError: the store is damaged, or a loss is not finite.
     """
-    sit_config(wanted)  # a wrong network fails before data are read
+    config = sit_config(wanted)
+    with torch.device("meta"):  # what cannot be built is refused before data are read
+        build_heads(wanted, feature_width=1)
     store = Store(data)
-    check_store(store, wanted)
-    objective = Objective(wanted, feature_width=store.info.feature_width)
+    check_store(store, wanted, images)
+    encoder = None
+    if wanted.align.repa is not None and images is not None:
+        side = math.isqrt(config.tokens)
+        name = wanted.align.repa.encoder
+        encoder = load_encoder(name, side=side, device=device, offline=offline)
+    width = encoder.width if encoder is not None else store.info.feature_width
+    objective = Objective(wanted, feature_width=width)
     store.verify()
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(device)
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
     wanted = resolve_precision(wanted, accelerator.device)
-    run = Trainer(out, wanted, store)
+    run = Trainer(out, wanted, store, device=device)
     try:
-        engine = Engine(run, store, objective, accelerator)
+        engine = Engine(run, store, objective, accelerator, encoder, images)
         engine.resume()
         engine.loop()
         return engine.summary()
@@ -51,19 +74,21 @@ def train(wanted: Recipe, data: Path, out: Path, *, device: str | None = None) -
         run.close()
 
 
-def check_store(store: Store, wanted: Recipe) -> None:
+def check_store(store: Store, wanted: Recipe, images: Path | None = None) -> None:
     """Refuse a store that does not hold what the recipe asks for, naming the way out."""
     info, data = store.info, wanted.data
     found = {"classes": info.classes, "channels": info.channels, "latent": info.latent}
     config = sit_config(wanted)
     if data.mirror and not info.mirrored:
         raise SetupError(f"{store.path} has no mirrored images: extract with --flip")
-    if wanted.align.repa is not None:
+    if images is not None and not (images / store.names[0]).is_file():
+        raise SetupError(f"{images} is not the folder of {store.path}: no {store.names[0]} in it")
+    if wanted.align.repa is not None and images is None:
         encoder = wanted.align.repa.encoder
         if not info.encoder:
             raise SetupError(
                 f"{store.path} has no encoder features, which REPA needs: "
-                f"extract with --encoder {encoder}"
+                f"extract with --encoder {encoder}, or give the images with --images"
             )
         if info.encoder != encoder:
             raise SetupError(
@@ -101,7 +126,16 @@ def resolve_precision(wanted: Recipe, device: torch.device) -> Recipe:
 class Engine:
     """The state of one training: networks, optimiser, step, and the sums towards the next row."""
 
-    def __init__(self, run: Trainer, store: Store, objective: Objective, accelerator: Accelerator):
+    def __init__(
+        self,
+        run: Trainer,
+        store: Store,
+        objective: Objective,
+        accelerator: Accelerator,
+        encoder: Encoder | None = None,
+        images: Path | None = None,
+    ):
+        self.encoder, self.images = encoder, images if encoder is not None else None
         self.run, self.store, self.recipe = run, store, run.recipe
         self.accelerator, self.device = accelerator, accelerator.device
         settings = self.recipe.train
@@ -114,6 +148,7 @@ class Engine:
             weight_decay=settings.weight_decay,
             fused=True,
         )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self.step = 0
         self.saved = -1  # step of the newest checkpoint of this process
         self.sums: dict[str, Tensor] = {}
@@ -131,6 +166,7 @@ class Engine:
         self.ema.model.load_state_dict(checkpoint.weights("ema"))
         training = checkpoint.training()
         self.optimizer.load_state_dict(training["optimizer"])
+        self.scaler.load_state_dict(training["scaler"])
         self.sums = {k: v.to(self.device) for k, v in training["sums"].items()}
         self.step = self.saved = checkpoint.step
         console.say(f"resuming {self.run.path} at step {self.step:,}")
@@ -138,8 +174,14 @@ class Engine:
     def loop(self) -> None:
         """Train to the recipe's last step; SIGINT and SIGTERM save and stop."""
         settings, log = self.recipe.train, self.recipe.log
-        features = self.objective.needs_features
-        source = Batches(self.store, self.recipe, self.indices, features=features)
+        source = Batches(
+            self.store,
+            self.recipe,
+            self.indices,
+            features=self.objective.needs_features and self.encoder is None,
+            images=self.images,
+            pin=self.device.type == "cuda",
+        )
         title = f"train {self.recipe.name}"
         with (
             stop_signals() as stopped,
@@ -177,20 +219,23 @@ class Engine:
         teacher = self.ema.teacher if self.objective.needs_teacher else None
         total: dict[str, Tensor] = {}
         for raw in raws:
-            batch = batches.to_batch(raw, self.recipe, self.store, self.device)
+            batch = batches.to_batch(raw, self.recipe, self.store, self.device, self.encoder)
             with self.autocast():
                 losses = self.objective(batch, epoch, teacher)
-            (losses["loss"] / len(raws)).backward()
+            self.scaler.scale(losses["loss"] / len(raws)).backward()
             for name, loss in losses.items():
                 total[name] = total.get(name, 0) + loss.detach() / len(raws)
+        self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.objective.parameters(), settings.grad_clip)
-        if not math.isfinite(norm.item()):
+        overflow = self.scaler.is_enabled() and self.scaler.get_scale() > 1  # fp16 skips the step
+        if not overflow and not math.isfinite(norm.item()):
             raise DataError(
                 f"the loss or its gradient is not finite at step {self.step + 1}; the weights were "
                 f"not touched, and the newest checkpoint in {self.run.path} is good. Try "
                 "--set train.precision=fp32 or a smaller --set train.lr in a new --out"
             )
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.objective.sit)
         return {**total, "grad_norm": norm}
@@ -226,7 +271,11 @@ class Engine:
             "heads": self.objective.heads.state_dict(),
             "ema": self.ema.model.state_dict(),
         }
-        training = {"optimizer": self.optimizer.state_dict(), "sums": self.sums}
+        training = {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "sums": self.sums,
+        }
         self.run.save(self.step, weights, training, self.objective.sit.config.to_dict())
         self.saved = self.step
 

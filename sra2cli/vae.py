@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from sra2cli.errors import SetupError
@@ -89,7 +90,7 @@ def load_vae(name: str, *, device: torch.device | str = "cpu", offline: bool = F
         model = AutoencoderKL.from_pretrained(
             path if local else name, local_files_only=local or offline, torch_dtype=torch.float32
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         where = "folder" if local else "neither a folder here nor to be had from the hub"
         raise SetupError(

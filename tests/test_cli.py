@@ -169,5 +169,5 @@ def test_eval_refuses(run_sra2, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "s" / "a.png")
     Image.new("RGB", (9, 9)).save(tmp_path / "s" / "b.png")
     assert "samples of one size are needed" in one_line(run_sra2("eval", "s"), 1)
-    (tmp_path / "s" / "samples.json").write_text('{"complete": false}')
+    (tmp_path / "s" / "samples.json").write_text('{"complete": false, "num": 2}')
     assert "is unfinished" in one_line(run_sra2("eval", "s"), 2)

@@ -1,5 +1,7 @@
 """REPA's encoder, run for real on small random weights, and its features in the store."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -86,6 +88,18 @@ def test_extract_stores_features_and_training_reads_them(run_sra2, digits_folder
     process = run_sra2(*train, *repa, "--data", "a.h5", "--set", "data.mirror=true", "--json")
     assert process.returncode == 0, process.stderr
     assert '"repa"' in process.stdout
+
+    run_sra2(*common, "--flip", "--out", "plain.h5")
+    mirrored = [*repa, "--set", "data.mirror=true", "--json"]
+    online = run_sra2(
+        *train, *mirrored, "--data", "plain.h5", "--images", digits_folder, "--out", "online"
+    )
+    assert online.returncode == 0, online.stderr
+    stored, live = (json.loads(p.stdout)["last"] for p in (process, online))
+    assert live["repa"] == pytest.approx(stored["repa"], abs=1e-4)  # the store is float16
+    assert live["denoise"] == pytest.approx(stored["denoise"], abs=1e-5)
+    wrong = [*train, *mirrored, "--data", "plain.h5", "--images", tmp_path, "--out", "x"]
+    assert "is not the folder of plain.h5" in one_line(run_sra2(*wrong), 2)
 
     other = ["--set", "align.repa.depth=2"]
     line = one_line(run_sra2(*train, *other, "--data", "a.h5", "--out", "x"), 2)
