@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sra2cli.errors import DataError, SetupError
+from sra2cli.path import PathKind
 from sra2cli.sit import FREQUENCIES, SIZES, SiT, SiTConfig
 
 StateDict = dict[str, Tensor]
@@ -36,11 +37,15 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"  # names in an exported fol
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network from a checkpoint, whose it was, and which weights: "ema", "model" or "bare"."""
+    """A network from a checkpoint, whose it was, and which weights: "ema", "model" or "bare".
+
+    path: the path it was trained on; linear unless the file says otherwise.
+    """
 
     model: SiT
     kind: Kind
     weights: str
+    path: PathKind = "linear"
 
 
 def load_model(source: str | Path | Mapping[str, Any], *, num_heads: int | None = None) -> SiT:
@@ -70,11 +75,15 @@ def load(
         DataError: a damaged file.
     """
     config: SiTConfig | None = None
+    path: PathKind = "linear"
     if isinstance(source, Mapping):
         name, content = "the state dict", dict(source)
     else:
         name = str(source)
-        content, config = _read(Path(source))
+        content, about = _read(Path(source))
+        if "sit" in about:
+            config = SiTConfig(**json.loads(about["sit"]))
+        path = "cosine" if about.get("path") == "cosine" else "linear"
     found, network = _network(content, weights, name)
     state = plain_keys(network)
     kind = recognise(state, name)
@@ -84,15 +93,21 @@ def load(
     config = config or infer_config(state, num_heads, name)
     model = SiT(config)
     _load_strictly(model, state, name)
-    return Loaded(model.eval().requires_grad_(False), kind, found)
+    return Loaded(model.eval().requires_grad_(False), kind, found, path)
 
 
-def export(model: SiT, folder: Path) -> None:
+def metadata(config: SiTConfig, path: PathKind) -> dict[str, str]:
+    """What a safetensors file says of its network, so that it opens anywhere."""
+    return {"sit": json.dumps(config.to_dict()), "path": path}
+
+
+def export(model: SiT, folder: Path, *, path: PathKind = "linear") -> None:
     """Write model.safetensors and config.json; `load` reads them back."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS, metadata={"sit": json.dumps(model.config.to_dict())})
-    (folder / CONFIG).write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
+    save_file(tensors, folder / WEIGHTS, metadata=metadata(model.config, path))
+    about = {**model.config.to_dict(), "path": path}
+    (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n")
 
 
 def plain_keys(state: Mapping[str, Tensor]) -> StateDict:
@@ -217,8 +232,8 @@ def _network(content: Mapping[str, Any], weights: str, name: str) -> tuple[str, 
     return found, tensors
 
 
-def _read(path: Path) -> tuple[dict[str, Any], SiTConfig | None]:
-    """The content of a checkpoint file; with its config, if the file carries one."""
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The content of a checkpoint file, and what it says of itself (see `metadata`)."""
     if path.is_dir():
         path = path / WEIGHTS
     if not path.is_file():
@@ -227,8 +242,7 @@ def _read(path: Path) -> tuple[dict[str, Any], SiTConfig | None]:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as f:
                 about = f.metadata() or {}
-            config = SiTConfig(**json.loads(about["sit"])) if "sit" in about else None
-            return load_file(path), config
+            return load_file(path), about
         # Trained checkpoints pickle argparse.Namespace: that class alone is let in.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -238,7 +252,7 @@ def _read(path: Path) -> tuple[dict[str, Any], SiTConfig | None]:
         raise DataError(f"{path} cannot be opened safely: {_first_line(error)}") from None
     if not isinstance(content, Mapping):
         raise SetupError(f"{path} holds a {type(content).__name__}, not a checkpoint")
-    return dict(content), None
+    return dict(content), {}
 
 
 def _first_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from sra2cli import console, digits, pictures, recipe
@@ -91,6 +92,8 @@ def judge(run: Path, step: int, seed: int) -> dict[str, Any]:
 
 def command(name: str, *arguments: object) -> None:
     """Print a command line that a user can repeat."""
+    if name != "eval" and torch.cuda.is_available():
+        arguments += ("--device", "cpu")  # the demo is the same everywhere
     console.say("$ sra2 " + shlex.join([name, *map(str, arguments)]))
 
 

@@ -185,8 +185,10 @@ class Trainer(Run):
         scratch.mkdir()
         for name, tensors in weights.items():
             plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-            about = {"sit": json.dumps(sit)} if name != "heads" else None  # opens anywhere
-            save_file(plain, scratch / f"{name}.safetensors", metadata=about)
+            about = {"sit": json.dumps(sit), "path": self.recipe.path.kind}  # opens anywhere
+            save_file(
+                plain, scratch / f"{name}.safetensors", metadata=None if name == "heads" else about
+            )
         torch.save(training, scratch / "training.pt")
         meta = {
             "step": step,

@@ -125,7 +125,7 @@ def open_network(
             "checkpoint": file_digest(file),
         }
         samples = source.parent / f"{source.stem}-samples"
-        return Network(loaded.model, "linear", about, samples)
+        return Network(loaded.model, loaded.path, about, samples)
     if saved:
         source, checkpoint = folder.absolute().parent.parent, read_checkpoint(folder)
         weights = stem if stem in ("ema", "model") else weights  # type: ignore[assignment]

@@ -83,10 +83,11 @@ def test_export_and_back(tmp_path, config):
     model = SiT(config)
     for p in model.parameters():
         torch.nn.init.normal_(p)
-    export(model, tmp_path)
+    export(model, tmp_path, path="cosine")
     for source in (tmp_path, tmp_path / "model.safetensors"):  # the heads travel in the file
         loaded = load(source)
         assert loaded.kind == "sra2" and loaded.model.config == config
+        assert loaded.path == "cosine"
         for key, tensor in model.state_dict().items():
             assert torch.equal(tensor, loaded.model.state_dict()[key])
     assert load(dict(model.state_dict()), num_heads=config.heads).model.config == config

@@ -39,6 +39,8 @@ def test_help_lists_what_exists(run_sra2):
         (["--recipe", "digits-sra2", "--set", "align.sra2.depth=9"], "blocks 1..4"),
         (["--recipe", "digits-sit"], "no latent store nothing.h5"),
         (["--recipe", "digits-sit", "--device", "tpu"], "unknown device 'tpu'"),
+        (["--recipe", "digits-sit", "--device", "cuda:x"], "unknown device 'cuda:x'"),
+        (["--recipe", "digits-sit", "--device", "cuda:99"], "no CUDA device here"),
     ],
 )
 def test_train_refuses_before_reading(run_sra2, tmp_path, arguments, message):
@@ -100,6 +102,16 @@ def test_a_folder_of_other_files_is_not_made_a_run(run_sra2, digits_store, tmp_p
     assert [p.name for p in (tmp_path / "docs").iterdir()] == ["x.txt"]
 
 
+def test_paths_that_cannot_be_used(run_sra2, digits_store, digits_folder, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    train = ["train", "--recipe", "digits-sit", "--data", digits_store, *SMALL]
+    assert "file/sub" in one_line(run_sra2(*train, "--out", "file/sub"), 2)
+    assert "is a file, not a run folder" in one_line(run_sra2(*train, "--out", "file"), 2)
+    encode = ["extract", digits_folder, "--vae", "digits", "--resolution", 32]
+    assert "cannot use" in one_line(run_sra2(*encode, "--out", "file/a.h5"), 2)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_extract_refuses(run_sra2, digits_folder, tmp_path):
     def refused(*arguments):
         line = one_line(run_sra2("extract", *arguments, "--out", "a.h5", "--offline"), 2)
@@ -130,6 +142,10 @@ def test_extract_lists_unreadable_images_and_goes_on(run_sra2, digits_folder, tm
         v.relative_to(images).as_posix() for v in victims
     ]
     assert "not an image" in listed[0] and "truncated" in listed[1].lower()
+    again = run_sra2(*arguments)  # a finished store does not forget what it lacks
+    assert "2 images could not be read" in one_line(again, 1)
+    Image.new("RGB", (32, 32)).save(images / "0" / "new.png")
+    assert "exists and differs in images" in one_line(run_sra2(*arguments), 2)
     assert not list(tmp_path.glob("*.partial*"))
 
 
@@ -153,6 +169,8 @@ def test_sample_refuses(run_sra2, digits_store, tmp_path):
         (["--step", 7], "has no checkpoint of step 7 (there are: 2)"),
         (["--steps", 1], "--steps 1 is too few"),
         (["--num", 0], "must be above 0"),
+        (["--cfg", "nan"], "--cfg must be a finite number"),
+        (["--cfg-channels", 0], "--cfg-channels must be above 0"),
     ]:
         assert message in one_line(run_sra2("sample", "run", *arguments), 2)
     assert not (tmp_path / "run" / "samples").exists()

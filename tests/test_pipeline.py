@@ -102,6 +102,38 @@ def test_a_damaged_newest_checkpoint_is_named_and_skipped(digits_store, uninterr
     assert_same_run(uninterrupted, out)
 
 
+def test_no_whole_checkpoint_is_not_a_fresh_start(digits_store, tmp_path):
+    out = tmp_path / "damaged"
+    subprocess.run(training(digits_store, out), check=True, capture_output=True, cwd=ROOT)
+    for victim in out.glob("checkpoints/step-*/model.safetensors"):
+        os.truncate(victim, 1000)
+    rows = (out / "metrics.jsonl").read_text()
+    again = subprocess.run(training(digits_store, out), capture_output=True, text=True, cwd=ROOT)
+    assert again.returncode == 1 and "no checkpoint in" in again.stderr
+    assert (out / "metrics.jsonl").read_text() == rows
+
+
+def test_fp16_trains_with_a_scaler_that_is_saved(digits_store, tmp_path):
+    out = tmp_path / "half"
+    command = [*training(digits_store, out), "--set", "train.precision=fp16"]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    assert all(row["loss"] < 10 for row in losses(out))
+    training_state = torch.load(
+        out / "checkpoints" / f"step-{STEPS:08d}" / "training.pt", weights_only=True
+    )
+    assert training_state["scaler"]["scale"] > 1
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights(digits_store, tmp_path):
+    out = tmp_path / "nan"
+    command = [*training(digits_store, out), "--set", "train.lr=1e30"]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert process.returncode == 1 and "Traceback" not in process.stderr
+    assert "is not finite at step" in process.stderr
+    for folder in out.glob("checkpoints/step-*"):
+        assert all(t.isfinite().all() for t in load_file(folder / "model.safetensors").values())
+
+
 def test_a_second_training_in_the_same_folder_refuses(digits_store, tmp_path):
     import fcntl
 
@@ -209,10 +241,11 @@ def test_export_of_a_run_samples_the_same(run_sra2, uninterrupted, tmp_path):
     model.load_state_dict(checkpoint.weights("ema"))
     export(model, tmp_path / "exported")
     draw = ["--num", 3, "--steps", 3, "--vae", "digits", "--labels", "balanced"]
-    saved = checkpoint.path / "ema.safetensors"
-    for source, out in [(uninterrupted, "a"), ("exported", "b"), (saved, "c")]:
+    saved = checkpoint.path
+    sources = [uninterrupted, "exported", saved, saved / "ema.safetensors"]
+    for source, out in zip(sources, "abcd", strict=True):
         assert run_sra2("sample", source, *draw, "--out", out).returncode == 0
     for i in range(3):
         image = (tmp_path / "a" / f"{i:06d}.png").read_bytes()
-        for out in "bc":
+        for out in "bcd":
             assert image == (tmp_path / out / f"{i:06d}.png").read_bytes()
