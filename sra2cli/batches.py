@@ -21,7 +21,7 @@ from sra2cli.errors import DataError
 from sra2cli.images import read_image
 from sra2cli.objective import Batch
 from sra2cli.path import sample_times
-from sra2cli.recipe import Recipe
+from sra2cli.settings import Recipe
 from sra2cli.store import Store
 from sra2cli.vae import scaled_latents
 

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sra2cli import encoders
 from sra2cli.objective import build_heads, sit_config
-from sra2cli.recipe import Recipe
+from sra2cli.settings import Recipe
 from sra2cli.sit import SiT
 
 

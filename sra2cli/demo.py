@@ -17,8 +17,9 @@ from PIL import Image
 from sra2cli import console, digits, pictures, recipe
 from sra2cli.evaluate import evaluate
 from sra2cli.extract import extract
+from sra2cli.files import write_atomically
 from sra2cli.generate import Sampling
-from sra2cli.run import Run, environment, write_atomically
+from sra2cli.run import Run, environment
 from sra2cli.sample import sample
 from sra2cli.train import train
 

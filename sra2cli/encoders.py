@@ -1,6 +1,5 @@
 """Frozen image encoders, the targets of REPA: DINOv2, or any ViT that transformers can load."""
 
-import hashlib
 import inspect
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sra2cli.errors import SetupError
+from sra2cli.files import weights_fingerprint
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -31,7 +31,7 @@ class Encoder:
         self.model = model.to(device).eval().requires_grad_(False)
         self.patch = int(self.model.config.patch_size)
         self.width = int(self.model.config.hidden_size)
-        self.fingerprint = _fingerprint(model)
+        self.fingerprint = weights_fingerprint(model.state_dict())
         resampled = resample_positions(self.model, side)
         knows = "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters
         self.options = {"interpolate_pos_encoding": True} if knows and not resampled else {}
@@ -121,11 +121,3 @@ def resample_positions(model: Any, side: int) -> bool:
     resampled = torch.cat([table[:, :prefix], grid.to(table.dtype)], dim=1)
     embeddings.position_embeddings = nn.Parameter(resampled, requires_grad=False)
     return True
-
-
-def _fingerprint(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for key, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{key}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

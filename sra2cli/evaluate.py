@@ -9,9 +9,10 @@ import numpy as np
 from sra2cli import console, digits
 from sra2cli.errors import DataError, SetupError
 from sra2cli.features import Extractor, all_features, digits_extractor, image_batches
+from sra2cli.files import write_atomically
 from sra2cli.images import open_folder
 from sra2cli.metrics import frechet_distance, statistics
-from sra2cli.run import environment, write_atomically
+from sra2cli.run import environment
 
 METRICS = ("fd-digits",)
 

@@ -14,8 +14,8 @@ import torch
 from sra2cli import console
 from sra2cli.encoders import Encoder, load_encoder
 from sra2cli.errors import DataError, SetupError
+from sra2cli.files import write_atomically
 from sra2cli.images import ImageFolder, open_folder, read_image
-from sra2cli.run import write_atomically
 from sra2cli.store import TODO, Store, StoreInfo, StoreWriter
 from sra2cli.vae import Vae, load_vae
 

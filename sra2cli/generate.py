@@ -13,7 +13,7 @@ from sra2cli import clock, sampler
 from sra2cli.clock import Purpose
 from sra2cli.errors import SetupError
 from sra2cli.path import PathKind
-from sra2cli.recipe import Solver
+from sra2cli.settings import Solver
 from sra2cli.sit import SiT
 from sra2cli.vae import Rounding, Vae
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from sra2cli import align, clock, path
 from sra2cli.align.inputs import TeacherTokens
 from sra2cli.errors import SetupError
-from sra2cli.recipe import Recipe
+from sra2cli.settings import Recipe
 from sra2cli.sit import SiT, SiTConfig, named_size
 
 

@@ -8,7 +8,6 @@ checkpoints/step-00001000/
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import platform
@@ -26,7 +25,8 @@ from torch import Tensor
 
 from sra2cli import __version__, recipe
 from sra2cli.errors import DataError, SetupError
-from sra2cli.recipe import Recipe
+from sra2cli.files import file_digest, sync, write_atomically
+from sra2cli.settings import Recipe
 from sra2cli.store import Store, StoreInfo
 
 CHECKPOINT_META = "checkpoint.json"
@@ -198,12 +198,12 @@ class Trainer(Run):
         }
         (scratch / CHECKPOINT_META).write_text(json.dumps(meta, indent=2) + "\n")
         for file in scratch.iterdir():
-            _sync(file)
-        _sync(scratch)
+            sync(file)
+        sync(scratch)
         if final.exists():  # a damaged one that was skipped
             shutil.rmtree(final)
         os.replace(scratch, final)
-        _sync(final.parent)
+        sync(final.parent)
         self._prune(step)
 
     def _prune(self, newest: int) -> None:
@@ -235,16 +235,6 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"checkpoint {folder} is damaged: {error}") from None
     return Checkpoint(folder, meta)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small file so that a kill leaves the old one or the new one, whole."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with scratch.open("w") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(scratch, path)
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
@@ -316,17 +306,3 @@ def _yaml(wanted: Recipe) -> str:
 
 def _folder_name(step: int) -> str:
     return f"step-{step:08d}"
-
-
-def file_digest(path: Path) -> str:
-    """BLAKE2b of a file, 32 hex digits."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "blake2b").hexdigest()[:32]
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -10,16 +10,10 @@ from PIL import Image
 
 from sra2cli import checkpoints, console, pictures
 from sra2cli.errors import DataError, SetupError
+from sra2cli.files import file_digest, write_atomically
 from sra2cli.generate import Sampling, draw, labels_of
 from sra2cli.path import PathKind
-from sra2cli.run import (
-    CHECKPOINT_META,
-    Run,
-    environment,
-    file_digest,
-    read_checkpoint,
-    write_atomically,
-)
+from sra2cli.run import CHECKPOINT_META, Run, environment, read_checkpoint
 from sra2cli.sit import SiT, SiTConfig
 from sra2cli.store import StoreInfo
 from sra2cli.vae import Vae, load_vae

@@ -26,6 +26,7 @@ import numpy as np
 
 from sra2cli import __version__
 from sra2cli.errors import DataError, SetupError
+from sra2cli.files import sync
 
 FORMAT = "sra2-latents"
 VERSION = 1
@@ -179,9 +180,9 @@ class StoreWriter:
             f.attrs["count"] = good
             f.attrs["checksums"] = json.dumps({k: _checksum(f[k]) for k in sorted(f)})
             f.attrs["complete"] = True
-        _sync(self.partial)
+        sync(self.partial)
         os.replace(self.partial, self.path)
-        _sync(self.path.parent)
+        sync(self.path.parent)
 
     def discard(self) -> None:
         """Remove the partial file."""
@@ -314,11 +315,3 @@ def _decode(f: h5py.File) -> StoreInfo:
     values["class_names"] = json.loads(values["class_names"])
     plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
     return StoreInfo(**plain)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -20,8 +20,9 @@ from sra2cli.ema import Ema
 from sra2cli.encoders import Encoder, load_encoder
 from sra2cli.errors import DataError, SetupError
 from sra2cli.objective import Objective, build_heads, sit_config
-from sra2cli.recipe import Recipe, from_dict
+from sra2cli.recipe import from_dict
 from sra2cli.run import Trainer
+from sra2cli.settings import Recipe
 from sra2cli.store import Store
 
 

@@ -4,7 +4,6 @@ Moments are kept as mean‖std along the channels, (B, 2C, h, w), unscaled. A sc
 z = (mean + std * xi - shift) * scale.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +13,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from sra2cli.errors import SetupError
+from sra2cli.files import weights_fingerprint
 
 PACKAGED = {"digits": Path(__file__).parent / "assets" / "digits-vae"}
+ENCODES = ("encoder.", "quant_conv.")  # the weights that decide the moments
 Rounding = Literal["truncate", "nearest"]
 
 
@@ -43,7 +44,7 @@ class Vae:
         self.shift = float(getattr(config, "shift_factor", None) or 0.0)
         self.channels = int(config.latent_channels)
         self.factor = 2 ** (len(config.block_out_channels) - 1)
-        self.fingerprint = fingerprint(model)
+        self.fingerprint = weights_fingerprint(model.state_dict(), ENCODES)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -98,13 +99,3 @@ def load_vae(name: str, *, device: torch.device | str = "cpu", offline: bool = F
             "give --vae a folder with config.json and its weights"
         ) from None
     return Vae(name, model, torch.device(device))
-
-
-def fingerprint(model: torch.nn.Module) -> str:
-    """SHA-256 (first 16 hex digits) of the weights of encoder and quant_conv, as float32."""
-    digest = hashlib.sha256()
-    for key, tensor in sorted(model.state_dict().items()):
-        if key.startswith(("encoder.", "quant_conv.")):
-            digest.update(f"{key}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -5,7 +5,7 @@ from sra2cli import align
 from sra2cli.align.heads import OBJECTIVES, patchify, token_loss
 from sra2cli.align.inputs import AlignInputs
 from sra2cli.align.sra import teacher_time
-from sra2cli.recipe import REPA, SRA, SRA2, Align
+from sra2cli.settings import REPA, SRA, SRA2, Align
 
 SHAPE = align.Shape(width=48, depth=4, patch=2, channels=4)
 

@@ -16,7 +16,7 @@ from sra2cli.align.inputs import AlignInputs, Shape
 from sra2cli.align.repa import RepaAlignment
 from sra2cli.align.sra import SraAlignment
 from sra2cli.align.sra2 import Sra2Alignment
-from sra2cli.recipe import Align
+from sra2cli.settings import Align
 
 __all__ = ["METHODS", "AlignInputs", "Alignment", "Shape", "build"]
 

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from sra2cli.align.heads import mlp, token_loss
 from sra2cli.align.inputs import AlignInputs, Shape, check_depth, windowed
-from sra2cli.recipe import REPA
+from sra2cli.settings import REPA
 
 
 class RepaAlignment(nn.Module):

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from sra2cli.align.heads import mlp, token_loss
 from sra2cli.align.inputs import AlignInputs, Shape, check_depth, windowed
-from sra2cli.recipe import SRA
+from sra2cli.settings import SRA
 
 
 def teacher_time(t: Tensor, uniform: Tensor, shift: float) -> Tensor:
