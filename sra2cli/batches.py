@@ -17,11 +17,12 @@ from torch import Tensor
 from sra2cli import clock
 from sra2cli.clock import Purpose, Scalar
 from sra2cli.encoders import Encoder
-from sra2cli.errors import DataError
+from sra2cli.errors import DataError, SetupError
 from sra2cli.images import read_image
-from sra2cli.objective import Batch
+from sra2cli.objective import Batch, sit_config
 from sra2cli.path import sample_times
 from sra2cli.settings import Recipe
+from sra2cli.sit import SiTConfig
 from sra2cli.store import Store
 from sra2cli.vae import scaled_latents
 
@@ -142,6 +143,51 @@ class Batches:
             for name, tensor in vars(raw).items()
         }
         return Raw(**pinned)
+
+
+def check_store(store: Store, recipe: Recipe, images: Path | None = None) -> None:
+    """Refuse a store that does not hold what the recipe asks for; SetupError names the way out."""
+    info, data = store.info, recipe.data
+    for key, value, what in [
+        ("classes", info.classes, f"{info.classes} classes"),
+        ("channels", info.channels, f"{info.channels} latent channels (VAE {info.vae})"),
+        (
+            "latent",
+            info.latent,
+            f"{info.latent}x{info.latent} latents ({info.resolution} px, VAE {info.vae})",
+        ),
+    ]:
+        if getattr(data, key) != value:
+            raise SetupError(
+                f"{store.path} has {what}, the recipe wants {getattr(data, key)}: "
+                f"choose another store, or --set data.{key}={value}"
+            )
+    if data.mirror and not info.mirrored:
+        raise SetupError(f"{store.path} has no mirrored images: extract with --flip")
+    if images is not None and not (images / store.names[0]).is_file():
+        raise SetupError(f"{images} is not the folder of {store.path}: no {store.names[0]} in it")
+    if recipe.align.repa is not None and images is None:
+        _check_features(store, recipe.align.repa.encoder, sit_config(recipe))
+
+
+def _check_features(store: Store, encoder: str, config: SiTConfig) -> None:
+    """Refuse a store without the encoder features that REPA needs."""
+    info = store.info
+    if not info.encoder:
+        raise SetupError(
+            f"{store.path} has no encoder features, which REPA needs: "
+            f"extract with --encoder {encoder}, or give the images with --images"
+        )
+    if info.encoder != encoder:
+        raise SetupError(
+            f"{store.path} has the features of {info.encoder}, the recipe wants {encoder}: "
+            f"choose another store, or --set align.repa.encoder={info.encoder}"
+        )
+    if info.feature_tokens != config.tokens:
+        raise SetupError(
+            f"{store.path} has {info.feature_tokens} features an image, the network "
+            f"{config.tokens} tokens: extract with --feature-patch {config.patch}"
+        )
 
 
 def to_batch(

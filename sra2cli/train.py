@@ -15,13 +15,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from sra2cli import batches, console
-from sra2cli.batches import Batches, Raw
+from sra2cli.batches import Batches, Raw, check_store
 from sra2cli.ema import Ema
 from sra2cli.encoders import Encoder, load_encoder
-from sra2cli.errors import DataError, SetupError
+from sra2cli.errors import DataError
 from sra2cli.objective import Objective, build_heads, sit_config
 from sra2cli.recipe import from_dict
-from sra2cli.run import Trainer
+from sra2cli.run import Run, Trainer
 from sra2cli.settings import Recipe
 from sra2cli.store import Store
 
@@ -64,7 +64,7 @@ def train(
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
-    wanted = resolve_precision(wanted, accelerator.device)
+    wanted = resolve_precision(wanted, out, accelerator.device)
     run = Trainer(out, wanted, store, device=device)
     try:
         engine = Engine(run, store, objective, accelerator, encoder, images)
@@ -75,52 +75,17 @@ def train(
         run.close()
 
 
-def check_store(store: Store, wanted: Recipe, images: Path | None = None) -> None:
-    """Refuse a store that does not hold what the recipe asks for, naming the way out."""
-    info, data = store.info, wanted.data
-    found = {"classes": info.classes, "channels": info.channels, "latent": info.latent}
-    config = sit_config(wanted)
-    if data.mirror and not info.mirrored:
-        raise SetupError(f"{store.path} has no mirrored images: extract with --flip")
-    if images is not None and not (images / store.names[0]).is_file():
-        raise SetupError(f"{images} is not the folder of {store.path}: no {store.names[0]} in it")
-    if wanted.align.repa is not None and images is None:
-        encoder = wanted.align.repa.encoder
-        if not info.encoder:
-            raise SetupError(
-                f"{store.path} has no encoder features, which REPA needs: "
-                f"extract with --encoder {encoder}, or give the images with --images"
-            )
-        if info.encoder != encoder:
-            raise SetupError(
-                f"{store.path} has the features of {info.encoder}, the recipe wants {encoder}: "
-                f"choose another store, or --set align.repa.encoder={info.encoder}"
-            )
-        if info.feature_tokens != config.tokens:
-            raise SetupError(
-                f"{store.path} has {info.feature_tokens} features an image, the network "
-                f"{config.tokens} tokens: extract with --feature-patch {config.patch}"
-            )
-    for key, value in found.items():
-        if getattr(data, key) != value:
-            what = {
-                "classes": f"{value} classes",
-                "channels": f"{value} latent channels (VAE {info.vae})",
-                "latent": f"{value}x{value} latents ({info.resolution} px, VAE {info.vae})",
-            }[key]
-            raise SetupError(
-                f"{store.path} has {what}, the recipe wants {getattr(data, key)}: "
-                f"choose another store, or --set data.{key}={value}"
-            )
-
-
-def resolve_precision(wanted: Recipe, device: torch.device) -> Recipe:
-    """The recipe with `auto` replaced by what this machine does well; a run never changes it."""
+def resolve_precision(wanted: Recipe, out: Path, device: torch.device) -> Recipe:
+    """The recipe with `auto` replaced: by the run's own precision, which never changes, or by what
+    this machine does well."""
     if wanted.train.precision != "auto":
         return wanted
-    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
     tree = wanted.to_dict()
-    tree["train"]["precision"] = "bf16" if bf16 else "fp32"
+    if (out / "recipe.yaml").is_file():
+        tree["train"]["precision"] = Run(out).recipe.train.precision
+    else:
+        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        tree["train"]["precision"] = "bf16" if bf16 else "fp32"
     return from_dict(tree)
 
 

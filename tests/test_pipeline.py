@@ -54,20 +54,12 @@ def uninterrupted(digits_store, tmp_path_factory) -> Path:
 def test_a_killed_run_resumes_to_the_same_bits(digits_store, uninterrupted, tmp_path):
     out, dice = tmp_path / "killed", random.Random(0)
     for _ in range(3):
-        process = subprocess.Popen(
-            training(digits_store, out),
-            cwd=ROOT,
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 60
         wanted = 1 + len(list(out.glob("checkpoints/step-*")))
-        while len(list(out.glob("checkpoints/step-*"))) < wanted and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        time.sleep(dice.random() * 0.05)
-        process.kill()
-        process.wait()
+        kill_when(
+            training(digits_store, out),
+            lambda wanted=wanted: len(list(out.glob("checkpoints/step-*"))) >= wanted,
+            dice.random() * 0.05,
+        )
     subprocess.run(training(digits_store, out), check=True, capture_output=True, cwd=ROOT)
     assert_same_run(uninterrupted, out)
     assert not list(out.glob("checkpoints/.*"))
@@ -124,6 +116,19 @@ def test_fp16_trains_with_a_scaler_that_is_saved(digits_store, tmp_path):
     assert training_state["scaler"]["scale"] > 1
 
 
+def test_auto_precision_is_settled_once(digits_store, tmp_path):
+    """A run that began in bf16 stays in bf16 where `auto` would now mean fp32."""
+    from sra2cli import recipe
+    from sra2cli.run import Run
+    from sra2cli.train import train
+
+    small = ["train.steps=1", "train.batch=4", "train.precision=bf16"]
+    train(recipe.load("digits-sit", small), digits_store, tmp_path / "run")
+    small = ["train.steps=2", "train.batch=4", "train.precision=auto"]
+    assert train(recipe.load("digits-sit", small), digits_store, tmp_path / "run")["step"] == 2
+    assert Run(tmp_path / "run").recipe.train.precision == "bf16"
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_weights(digits_store, tmp_path):
     out = tmp_path / "nan"
     command = [*training(digits_store, out), "--set", "train.lr=1e30"]
@@ -156,6 +161,50 @@ def test_the_two_recipes_see_the_same_data_noise_and_start(digits_store, tmp_pat
     a, b = weights(tmp_path / "sit"), weights(tmp_path / "zero")
     assert all(torch.equal(a["ema"][k], b["ema"][k]) for k in a["ema"])
     assert losses(tmp_path / "sit") == losses(tmp_path / "zero")
+
+
+def kill_when(command: list[str], ready, delay: float) -> None:
+    """Start a command, wait until `ready()`, and kill -9 it `delay` seconds later."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while not ready() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    time.sleep(delay)
+    process.kill()
+    process.wait()
+
+
+def test_a_killed_extraction_resumes_to_the_same_bytes(digits_folder, tmp_path):
+    def encode(name: str) -> list[str]:
+        command = [sys.executable, "-m", "sra2cli", "extract", str(digits_folder), "--vae"]
+        return [*command, "digits", "--resolution", "32", "--out", str(tmp_path / name)]
+
+    subprocess.run(encode("whole.h5"), check=True, capture_output=True, cwd=ROOT)
+    out, partial = tmp_path / "killed.h5", tmp_path / "killed.h5.partial"
+    for delay in (0.0, 0.03):
+        kill_when(encode("killed.h5"), lambda: partial.exists() or out.exists(), delay)
+    subprocess.run(encode("killed.h5"), check=True, capture_output=True, cwd=ROOT)
+    assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_killed_sampling_resumes_to_the_same_images(uninterrupted, tmp_path):
+    def draw(out: str) -> list[str]:
+        command = [sys.executable, "-m", "sra2cli", "sample", str(uninterrupted), "--num", "12"]
+        return [*command, "--steps", "20", "--batch", "2", "--out", str(tmp_path / out)]
+
+    subprocess.run(draw("whole"), check=True, capture_output=True, cwd=ROOT)
+    kill_when(draw("killed"), lambda: (tmp_path / "killed" / "000001.png").exists(), 0.02)
+    record = json.loads((tmp_path / "killed" / "samples.json").read_text())
+    assert not record["complete"]
+    subprocess.run(draw("killed"), check=True, capture_output=True, cwd=ROOT)
+    images = {p.name: p.read_bytes() for p in (tmp_path / "whole").glob("*.png")}
+    assert len(images) == 13
+    assert images == {p.name: p.read_bytes() for p in (tmp_path / "killed").glob("*.png")}
+    assert not list((tmp_path / "killed").glob("*.partial"))
 
 
 def test_samples_are_resumed_and_do_not_depend_on_the_batch(run_sra2, uninterrupted, tmp_path):
@@ -249,3 +298,21 @@ def test_export_of_a_run_samples_the_same(run_sra2, uninterrupted, tmp_path):
         image = (tmp_path / "a" / f"{i:06d}.png").read_bytes()
         for out in "bcd":
             assert image == (tmp_path / out / f"{i:06d}.png").read_bytes()
+
+
+def test_images_without_labels_train_an_unconditional_model(run_sra2, digits_folder, tmp_path):
+    import shutil
+
+    (tmp_path / "flat").mkdir()
+    for path in sorted(digits_folder.rglob("*.png"))[:20]:
+        shutil.copy(path, tmp_path / "flat")
+    encode = ["extract", "flat", "--out", "a.h5", "--vae", "digits", "--resolution", 32]
+    assert json.loads(run_sra2(*encode, "--json").stdout)["classes"] == 0
+    train = ["train", "--recipe", "digits-sra2", "--data", "a.h5", "--out", "run"]
+    small = ["--set", "train.steps=2", "--set", "train.batch=4"]
+    assert "has 0 classes, the recipe wants 10" in one_line(run_sra2(*train, *small), 2)
+    assert run_sra2(*train, *small, "--set", "data.classes=0").returncode == 0
+    draw = ["sample", "run", "--num", 2, "--steps", 3, "--out", "s"]
+    assert "--cfg needs a class-conditional model" in one_line(run_sra2(*draw, "--cfg", 2), 2)
+    assert run_sra2(*draw).returncode == 0
+    assert json.loads((tmp_path / "s" / "samples.json").read_text())["labels"] is None
