@@ -271,6 +271,7 @@ def _allocate(f: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> No
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_layout(h5py.h5d.CONTIGUOUS)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_obj_track_times(False)  # the same data make the same bytes, whenever written
     space = h5py.h5s.create_simple(shape)
     h5py.h5d.create(f.id, name.encode(), h5py.h5t.py_create(np.dtype(dtype)), space, properties)
 

@@ -76,7 +76,7 @@ def test_extract_stores_features_and_training_reads_them(run_sra2, digits_folder
     store.verify()
     encoder = load_encoder(str(dinov2), side=4)
     source = open_folder(digits_folder)
-    image = torch.from_numpy(read_image(source.root / source.names[5], 32))[None]
+    image = torch.tensor(read_image(source.root / source.names[5], 32))[None]
     for flip, expected in [(False, image), (True, image.flip(2))]:
         stored = store.features(np.array([5]), np.array([flip]))
         torch.testing.assert_close(
