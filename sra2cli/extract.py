@@ -16,7 +16,7 @@ from sra2cli.encoders import Encoder, load_encoder
 from sra2cli.errors import DataError, SetupError
 from sra2cli.files import write_atomically
 from sra2cli.images import ImageFolder, open_folder, read_image
-from sra2cli.store import TODO, Store, StoreInfo, StoreWriter
+from sra2cli.store import REJECTED, TODO, Store, StoreInfo, StoreWriter
 from sra2cli.vae import Vae, load_vae
 
 CHUNK = 32  # images encoded together; fixed, so that a resumed store equals an uninterrupted one
@@ -80,7 +80,7 @@ def extract(
             if reasons:
                 writer.reject(list(reasons))
             bar.advance(len(rows))
-    rejected = [source.names[i] for i in np.flatnonzero(writer.state == 2)]
+    rejected = [source.names[i] for i in np.flatnonzero(writer.state == REJECTED)]
     rejects = list_rejects(out, source, rejected, resolution)
     writer.finish()
     return summary(out, rejects)
@@ -138,7 +138,7 @@ def check_disk(out: Path, count: int, info: StoreInfo) -> None:
     partial = out.with_name(out.name + ".partial")
     there = partial.stat().st_blocks * 512 if partial.exists() else 0
     size = count * (info.row_bytes + 9)
-    console.say(f"{count:,} images, {size / 1e9:,.2f} GB")
+    console.say(f"{count:,} images, {size / 1e6:,.0f} MB")
     folder = next(p for p in [out.absolute().parent, *out.absolute().parents] if p.exists())
     free = shutil.disk_usage(folder).free
     if size - there > free:

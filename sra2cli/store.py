@@ -252,10 +252,6 @@ class Store:
         """Encoder features (len(indices), T, F) float32, as `moments`."""
         return self._read("features", indices, mirrored)
 
-    def has(self, name: str) -> bool:
-        """Whether an optional data set is there: "mirrored_moments", "features", …"""
-        return name in self._sets
-
     def _read(self, name: str, indices: np.ndarray, mirrored: np.ndarray | None) -> np.ndarray:
         source = self._sets[name]
         rows = self.rows[indices]

@@ -197,7 +197,7 @@ class Engine:
         if not overflow and not math.isfinite(norm.item()):
             raise DataError(
                 f"the loss or its gradient is not finite at step {self.step + 1}; the weights were "
-                f"not touched, and the newest checkpoint in {self.run.path} is good. Try "
+                f"not touched, and the checkpoints in {self.run.path} are good. Try "
                 "--set train.precision=fp32 or a smaller --set train.lr in a new --out"
             )
         self.scaler.step(self.optimizer)

@@ -23,7 +23,7 @@ class AlignInputs:
     """One batch as alignment methods see it.
 
     z, mean: (B, C, H, W) clean scaled latents: this step's draw, and the posterior mean.
-    noise: (B, C, H, W). t, teacher_uniform: (B,). y: (B,) labels after dropout, or None.
+    t, teacher_uniform: (B,). y: (B,) labels after dropout, or None.
     features: (B, T, F) of an image encoder, or None.
     noised(t): x_t of this batch at other times (B,).
     teacher(x_t, t, y, depth): tokens (B, T, D) of the EMA network, without gradient.
