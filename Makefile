@@ -10,7 +10,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,repa]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,repa,parquet]"
 	touch $(STAMP)
 
 demo: setup

@@ -1,13 +1,9 @@
 """Training batches: what each step sees, made from the store and the clock in a thread ahead."""
 
-import contextlib
 import os
-import queue
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +14,13 @@ from sra2cli import clock
 from sra2cli.clock import Purpose, Scalar
 from sra2cli.encoders import Encoder
 from sra2cli.errors import DataError, SetupError
-from sra2cli.images import read_image
+from sra2cli.images import decode_image
 from sra2cli.objective import Batch, sit_config
 from sra2cli.path import sample_times
+from sra2cli.prefetch import ahead
 from sra2cli.settings import Recipe
 from sra2cli.sit import SiTConfig
+from sra2cli.sources import Source, VanishedError
 from sra2cli.store import Store
 from sra2cli.vae import scaled_latents
 
@@ -33,12 +31,12 @@ AHEAD = 3  # batches prepared in advance
 class Raw:
     """The numbers of one micro-batch on the host; `to_batch` finishes it on the device."""
 
-    moments: Tensor  # (B, 2C, h, w)
+    moments: Tensor  # (B, 2C, h, w), as stored: float32 or float16
     posterior: Tensor  # (B, C, h, w) standard normals
     noise: Tensor  # (B, C, h, w) standard normals
     scalars: Tensor  # (B, clock.SCALARS) uniforms
     labels: Tensor  # (B,) int64
-    features: Tensor | None  # (B, T, F)
+    features: Tensor | None  # (B, T, F), as stored: float16
     pixels: Tensor | None  # (B, R, R, 3) uint8, for an encoder that runs while training
 
 
@@ -48,7 +46,7 @@ class Batches:
     Args:
         indices: for each micro-batch of a step, its indices in the global batch.
         features: read the encoder features of the store.
-        images: read the images the store was made from, in this folder.
+        images: read the images the store was made from.
         pin: page-lock the tensors, for copies to a CUDA device.
 
     Every number is a function of (seed, step, index in the global batch): see sra2cli/clock.py.
@@ -61,11 +59,12 @@ class Batches:
         indices: list[range],
         *,
         features: bool = False,
-        images: Path | None = None,
+        images: Source | None = None,
         pin: bool = False,
     ):
         self.store, self.recipe, self.indices = store, recipe, indices
         self.features, self.images, self.pin = features, images, pin
+        self.places = {name: i for i, name in enumerate(images.names)} if images else {}
 
     def raw(self, step: int, indices: range) -> Raw:
         """The numbers for the given indices of the global batch at `step`."""
@@ -74,28 +73,29 @@ class Batches:
         uniforms = clock.scalars(seed, step, indices)
         shape = (recipe.data.channels, recipe.data.latent, recipe.data.latent)
         mirrored = uniforms[:, Scalar.MIRROR] < 0.5 if recipe.data.mirror else None
-        features = self.store.features(rows, mirrored) if self.features else None
         return Raw(
-            moments=torch.from_numpy(self.store.moments(rows, mirrored)),
+            moments=self.store.moments(rows, mirrored, pin=self.pin),
             posterior=torch.from_numpy(
                 clock.normals(seed, Purpose.POSTERIOR, step, indices, shape)
             ),
             noise=torch.from_numpy(clock.normals(seed, Purpose.NOISE, step, indices, shape)),
             scalars=torch.from_numpy(uniforms),
             labels=torch.from_numpy(self.store.labels[rows]),
-            features=None if features is None else torch.from_numpy(features),
+            features=self.store.features(rows, mirrored, pin=self.pin) if self.features else None,
             pixels=None if self.images is None else self._pixels(self.images, rows, mirrored),
         )
 
-    def _pixels(self, root: Path, rows: np.ndarray, mirrored: np.ndarray | None) -> Tensor:
+    def _pixels(self, source: Source, rows: np.ndarray, mirrored: np.ndarray | None) -> Tensor:
         """The images of these rows, cropped as they were for the store."""
 
         def read(row: int) -> np.ndarray:
-            path = root / self.store.names[row]
+            name = self.store.names[row]
             try:
-                return read_image(path, self.store.info.resolution)
-            except DataError as error:
-                raise DataError(f"{path}: {error}") from None
+                data = source.read(self.places[name])
+                assert isinstance(data, bytes)
+                return decode_image(data, self.store.info.resolution)
+            except (DataError, VanishedError) as error:
+                raise DataError(f"{source.root}: {name}: {error}") from None
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             images = torch.from_numpy(np.stack(list(pool.map(read, rows))))
@@ -105,35 +105,13 @@ class Batches:
 
     def from_step(self, start: int, stop: int) -> Iterator[list[Raw]]:
         """The micro-batches of each step in [start, stop), prepared by a thread ahead of use."""
-        ready: queue.Queue[list[Raw] | BaseException] = queue.Queue(AHEAD)
-        stopped = threading.Event()
-
-        def put(item: list[Raw] | BaseException) -> None:
-            while not stopped.is_set():
-                with contextlib.suppress(queue.Full):
-                    ready.put(item, timeout=0.1)
-                    return
-
-        def prepare() -> None:
-            try:
-                for step in range(start, stop):
-                    put([self._pinned(self.raw(step, part)) for part in self.indices])
-                    if stopped.is_set():
-                        return
-            except BaseException as error:  # handed to the consumer, who raises it
-                put(error)
-
-        thread = threading.Thread(target=prepare, name="batches", daemon=True)
-        thread.start()
-        try:
-            for _ in range(start, stop):
-                item = ready.get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            stopped.set()
-            thread.join()
+        return ahead(
+            (
+                [self._pinned(self.raw(step, part)) for part in self.indices]
+                for step in range(start, stop)
+            ),
+            depth=AHEAD,
+        )
 
     def _pinned(self, raw: Raw) -> Raw:
         if not self.pin:
@@ -145,7 +123,7 @@ class Batches:
         return Raw(**pinned)
 
 
-def check_store(store: Store, recipe: Recipe, images: Path | None = None) -> None:
+def check_store(store: Store, recipe: Recipe, images: Source | None = None) -> None:
     """Refuse a store that does not hold what the recipe asks for; SetupError names the way out."""
     info, data = store.info, recipe.data
     for key, value, what in [
@@ -164,8 +142,9 @@ def check_store(store: Store, recipe: Recipe, images: Path | None = None) -> Non
             )
     if data.mirror and not info.mirrored:
         raise SetupError(f"{store.path} has no mirrored images: extract with --flip")
-    if images is not None and not (images / store.names[0]).is_file():
-        raise SetupError(f"{images} is not the folder of {store.path}: no {store.names[0]} in it")
+    missing = next(iter(set(store.names) - set(images.names)), None) if images is not None else None
+    if missing is not None and images is not None:
+        raise SetupError(f"{images.root} is not the source of {store.path}: no {missing} in it")
     if recipe.align.repa is not None and images is None:
         _check_features(store, recipe.align.repa.encoder, sit_config(recipe))
 
@@ -204,8 +183,9 @@ def to_batch(
     }
     uniforms, times = on["scalars"], recipe.path
     info = store.info
-    z = scaled_latents(on["moments"], on["posterior"], scale=info.scale, shift=info.shift)
-    mean = scaled_latents(on["moments"], None, scale=info.scale, shift=info.shift)
+    moments = on["moments"].float()
+    z = scaled_latents(moments, on["posterior"], scale=info.scale, shift=info.shift)
+    mean = scaled_latents(moments, None, scale=info.scale, shift=info.shift)
     t = sample_times(
         uniforms[:, Scalar.TIME], times.times, mean=times.times_mean, std=times.times_std
     )
@@ -220,8 +200,16 @@ def to_batch(
         t=t,
         y=y,
         teacher_uniform=uniforms[:, Scalar.TEACHER_TIME],
-        features=encoder.features(on["pixels"]) if encoder is not None else on["features"],
+        features=_features(on, encoder),
     )
+
+
+def _features(on: dict[str, Any], encoder: Encoder | None) -> Tensor | None:
+    """Encoder features (B, T, F) float32: of the encoder that runs while training, or stored."""
+    if encoder is not None:
+        return encoder.features(on["pixels"])
+    stored: Tensor | None = on["features"]
+    return None if stored is None else stored.float()
 
 
 def split(batch: int, *, rank: int, processes: int, micro: int | None) -> list[range]:

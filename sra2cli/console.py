@@ -21,6 +21,11 @@ stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 stdout = Console(highlight=False, soft_wrap=True)
 
 
+def silence() -> None:
+    """No more output from this process: of several, one speaks."""
+    stderr.quiet = stdout.quiet = True
+
+
 def say(message: str) -> None:
     """One message line on stderr."""
     stderr.print(message, markup=False)
@@ -74,7 +79,8 @@ class Bar:
 
 def print_json(result: Any) -> None:
     """A machine-readable result on stdout."""
-    print(json.dumps(result, indent=2))
+    if not stdout.quiet:
+        print(json.dumps(result, indent=2))
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from sra2cli import console, digits, pictures, recipe
+from sra2cli.encoding import Options
 from sra2cli.evaluate import evaluate
 from sra2cli.extract import extract
 from sra2cli.files import write_atomically
@@ -44,7 +45,7 @@ def demo(out: Path, *, seed: int = 0, steps: int = 1000) -> dict[str, Any]:
     console.say(f"writing the 1,797 digits of scikit-learn as PNGs to {images}")
     digits.write_folder(images)
     command("extract", images, "--out", store, "--vae", "digits", "--resolution", 32)
-    extract(images, store, vae="digits", resolution=digits.RESOLUTION, device="cpu")
+    extract(images, store, Options(vae="digits", resolution=digits.RESOLUTION), device="cpu")
     half = steps // 2
     rows = []
     for name in RECIPES:

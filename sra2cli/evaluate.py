@@ -10,9 +10,10 @@ from sra2cli import console, digits
 from sra2cli.errors import DataError, SetupError
 from sra2cli.features import Extractor, all_features, digits_extractor, image_batches
 from sra2cli.files import write_atomically
-from sra2cli.images import open_folder
 from sra2cli.metrics import frechet_distance, statistics
 from sra2cli.run import environment
+from sra2cli.sources import Source, open_source
+from sra2cli.sources.folder import FolderReader
 
 METRICS = ("fd-digits",)
 
@@ -30,10 +31,10 @@ def evaluate(samples: Path, *, metric: str, ref: str | None = None) -> dict[str,
     if metric not in METRICS:
         raise SetupError(f"unknown metric '{metric}': one of {', '.join(METRICS)}")
     about = read_record(samples)
-    paths = sample_files(samples, about)
+    source = sample_source(samples, about)
     extractor = digits_extractor()
     reference = reference_features(extractor, ref)
-    fake = all_features(extractor, image_batches(paths, "samples"))
+    fake = all_features(extractor, image_batches(source, "samples"))
     for name, features in [("samples", fake), ("reference", reference)]:
         if len(features["features"]) < 2:
             raise SetupError(f"a Frechet distance needs at least 2 images: {name} has one")
@@ -43,18 +44,18 @@ def evaluate(samples: Path, *, metric: str, ref: str | None = None) -> dict[str,
         "fd-digits": frechet_distance(
             statistics(fake["features"]), statistics(reference["features"])
         ),
-        "count": len(paths),
+        "count": len(source),
         "reference": ref or "scikit-learn digits",
         "reference_count": len(reference["features"]),
         "extractor": {"name": extractor.name, "fingerprint": extractor.fingerprint},
     }
     if about and about.get("labels"):
-        asked = np.asarray(about["labels"][: len(paths)])
+        asked = np.asarray(about["labels"][: len(source)])
         result["accuracy"] = float((fake["logits"].argmax(axis=1) == asked).mean())
     result |= {"how": about, "environment": environment()}
     write_atomically(samples / f"eval-{metric}.json", json.dumps(result, indent=1) + "\n")
-    if len(paths) < 2 * fake["features"].shape[1]:
-        console.warn(f"{len(paths)} samples are few for a Frechet distance: it comes out too high")
+    if len(source) < 2 * fake["features"].shape[1]:
+        console.warn(f"{len(source)} samples are few for a Frechet distance: it comes out too high")
     return result
 
 
@@ -75,25 +76,22 @@ def read_record(samples: Path) -> dict[str, Any] | None:
     return about
 
 
-def sample_files(samples: Path, about: dict[str, Any] | None) -> list[Path]:
+def sample_source(samples: Path, about: dict[str, Any] | None) -> Source:
     """The sample images in order; exactly as many as the record says."""
     if about is None:
-        source = open_folder(samples)
-        return [source.root / name for name in source.names]
-    paths = [samples / f"{i:06d}.png" for i in range(about["num"])]
-    missing = [p for p in paths if not p.exists()]
+        return open_source(samples)
+    names = [f"{i:06d}.png" for i in range(about["num"])]
+    missing = [name for name in names if not (samples / name).exists()]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(paths)} samples are missing, first {missing[0]}: sample again"
+            f"{len(missing)} of {len(names)} samples are missing, first {samples / missing[0]}: "
+            "sample again"
         )
-    return paths
+    return Source(samples, names, None, [], FolderReader(samples, names))
 
 
 def reference_features(extractor: Extractor, ref: str | None) -> dict[str, np.ndarray]:
     if ref is None:
         images, _ = digits.load_digits()
         return extractor.run(images)
-    source = open_folder(Path(ref))
-    return all_features(
-        extractor, image_batches([source.root / n for n in source.names], "reference")
-    )
+    return all_features(extractor, image_batches(open_source(Path(ref)), "reference"))

@@ -1,192 +1,181 @@
 """sra2 extract: images → latent store."""
 
-import os
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from sra2cli import console
-from sra2cli.encoders import Encoder, load_encoder
-from sra2cli.errors import DataError, SetupError
+from sra2cli import console, processes
+from sra2cli.encoding import Job, Options, encoded, first_images, prepare, probe, worker_count
+from sra2cli.errors import SetupError, UserError
 from sra2cli.files import write_atomically
-from sra2cli.images import ImageFolder, open_folder, read_image
-from sra2cli.store import REJECTED, TODO, Store, StoreInfo, StoreWriter
-from sra2cli.vae import Vae, load_vae
-
-CHUNK = 32  # images encoded together; fixed, so that a resumed store equals an uninterrupted one
+from sra2cli.processes import Group
+from sra2cli.store import REJECTED, TODO, Store
+from sra2cli.store_writer import StoreWriter, partial_file
 
 
 def extract(
-    images: Path,
-    out: Path,
-    *,
-    vae: str,
-    resolution: int,
-    device: str,
-    offline: bool = False,
-    mirrored: bool = False,
-    encoder: str | None = None,
-    feature_patch: int = 2,
+    images: Path, out: Path, options: Options, *, device: str, dry_run: bool = False
 ) -> dict[str, Any]:
-    """Encode a folder of images into a latent store; run again, it goes on where it stopped.
+    """Encode images into a latent store; run again, it goes on where it stopped.
 
     Unreadable images are listed in `OUT.rejects.txt` and skipped.
 
     Args:
-        vae, encoder: folders or hub names; with an encoder, its features are stored for REPA.
-        mirrored: also encode the mirrored images (a latent cannot be mirrored).
-        feature_patch: of the network to be trained: one feature for each of its tokens.
+        images: see `sources`; latents of others are imported.
+        dry_run: say what it will take, and write nothing.
 
     Returns:
         A summary; "rejects" is the number of images skipped.
 
     Raises:
-        SetupError: no images, no VAE, or OUT belongs to other settings.
-        DataError: no image at all could be read.
+        SetupError: no images, no VAE, no space, or OUT belongs to other settings.
+        DataError: the source has vanished, or no image at all could be read.
     """
-    source = open_folder(images)
-    first_stage = load_vae(vae, device=device, offline=offline)
-    info = describe(source, first_stage, resolution)
-    teacher = None
-    if encoder is not None:
-        if info.latent % feature_patch:
-            raise SetupError(f"--feature-patch {feature_patch} does not divide {info.latent}")
-        side = info.latent // feature_patch
-        teacher = load_encoder(encoder, side=side, device=device, offline=offline)
-        info = replace(
-            info,
-            encoder=encoder,
-            encoder_fingerprint=teacher.fingerprint,
-            feature_tokens=side**2,
-            feature_width=teacher.width,
-        )
-    info = replace(info, mirrored=mirrored)
-    if out.exists():
-        return already_there(out, info, source)
-    check_disk(out, len(source), info)
-    labels = source.labels if source.labels is not None else [-1] * len(source)
-    writer = StoreWriter(out, info, source.names, labels)
-    with console.progress("extract", len(source)) as bar:
-        for rows, pixels, reasons in decoded(source, resolution, writer.state):
-            if len(pixels):
-                good = [r for r in rows if r not in reasons]
-                writer.write(good, encode(pixels, first_stage, teacher, mirrored=mirrored))
-            if reasons:
-                writer.reject(list(reasons))
-            bar.advance(len(rows))
-    rejected = [source.names[i] for i in np.flatnonzero(writer.state == REJECTED)]
-    rejects = list_rejects(out, source, rejected, resolution)
-    writer.finish()
-    return summary(out, rejects)
+    with processes.group(device) as group:
+        job = prepare(images, options, group)
+        if out.exists():
+            return already_there(out, job)
+        check_disk(out, job)
+        if dry_run:
+            return estimate(out, job, group)
+        writer = open_writer(out, job, group)
+        job = replace(job, info=writer.info)
+        fill(writer, job, group)
+        group.wait()
+        if group.main:
+            rejects = list_rejects(out, job, writer.state)
+            writer.finish()
+        else:
+            rejects = []
+        group.wait()
+        return summary(out, len(rejects))
 
 
-def encode(
-    pixels: np.ndarray, vae: Vae, encoder: Encoder | None, *, mirrored: bool
-) -> dict[str, np.ndarray]:
-    """Images (n, R, R, 3) uint8 → the store's data sets, by name."""
-    images = torch.from_numpy(pixels)
-    values = {}
-    for prefix, batch in [("", images)] + ([("mirrored_", images.flip(2))] if mirrored else []):
-        values[f"{prefix}moments"] = vae.encode(batch).cpu().numpy()
-        if encoder is not None:
-            values[f"{prefix}features"] = encoder.features(batch).cpu().numpy()
-    return values
-
-
-def describe(source: ImageFolder, vae: Vae, resolution: int) -> StoreInfo:
-    """What the store will say of itself; raises SetupError where the VAE does not fit."""
-    if resolution <= 0 or resolution % vae.factor:
-        raise SetupError(
-            f"--resolution {resolution} is not a multiple of {vae.factor}, "
-            f"as VAE '{vae.name}' needs"
-        )
-    return StoreInfo(
-        vae=vae.name,
-        vae_fingerprint=vae.fingerprint,
-        scale=vae.scale,
-        shift=vae.shift,
-        channels=vae.channels,
-        latent=resolution // vae.factor,
-        resolution=resolution,
-        classes=len(source.class_names),
-        class_names=source.class_names,
-    )
-
-
-def already_there(out: Path, info: StoreInfo, source: ImageFolder) -> dict[str, Any]:
+def already_there(out: Path, job: Job) -> dict[str, Any]:
     """The summary of a finished store of these very images and settings; else SetupError."""
     store = Store(out)
-    differ = store.info.differs(info)
-    if not differ and store.all_names != source.names:
+    differ = store.info.differs(job.info)
+    if not differ and store.all_names != job.source.names:
         differ = ["images"]
     if differ:
         raise SetupError(
             f"{out} exists and differs in {', '.join(differ)}: remove it or choose another --out"
         )
     console.say(f"{out} is complete already")
-    return summary(out, store.rejected)
+    return summary(out, len(store.rejected))
 
 
-def check_disk(out: Path, count: int, info: StoreInfo) -> None:
+def check_disk(out: Path, job: Job) -> None:
     """Refuse a disk that cannot hold the store."""
-    partial = out.with_name(out.name + ".partial")
-    there = partial.stat().st_blocks * 512 if partial.exists() else 0
-    size = count * (info.row_bytes + 9)
-    console.say(f"{count:,} images, {size / 1e6:,.0f} MB")
-    folder = next(p for p in [out.absolute().parent, *out.absolute().parents] if p.exists())
-    free = shutil.disk_usage(folder).free
-    if size - there > free:
+    size, free = needed(out, job), free_space(out)
+    console.say(f"{len(job.source):,} images, {size / 1e6:,.0f} MB")
+    if size > free:
         raise SetupError(
-            f"{out} needs {size / 1e9:.1f} GB, but {folder} has {free / 1e9:.1f} GB free"
+            f"{out} needs {size / 1e9:.1f} GB more, but its disk has {free / 1e9:.1f} GB free"
         )
 
 
-def decoded(
-    source: ImageFolder, resolution: int, state: np.ndarray
-) -> Iterator[tuple[list[int], np.ndarray, dict[int, str]]]:
-    """Chunks still to be done: their rows, the good images (n, R, R, 3), and the bad rows' reasons.
+def needed(out: Path, job: Job) -> int:
+    """Bytes of the store that are not on the disk yet."""
+    partial = partial_file(out)
+    there = partial.stat().st_blocks * 512 if partial.exists() else 0
+    names = sum(len(name) + 32 for name in job.source.names)
+    return max(0, len(job.source) * (job.info.row_bytes + 9) + names - there)
 
-    Decoding runs in threads ahead of use (PIL releases the GIL where it matters).
+
+def free_space(out: Path) -> int:
+    folder = next(p for p in [out.absolute().parent, *out.absolute().parents] if p.exists())
+    return shutil.disk_usage(folder).free
+
+
+def estimate(out: Path, job: Job, group: Group) -> dict[str, Any]:
+    """What an extraction will take, from a short probe."""
+    begun = time.perf_counter()
+    first = first_images(job)
+    decode_rate = len(first) / (time.perf_counter() - begun)
+    workers = worker_count(job, group)
+    rates = {"decoding": decode_rate * max(1, workers)}
+    if job.source.kind == "images":
+        probed = probe(job, first)
+        rates["encoding"] = probed.rate
+        job = replace(job, info=replace(job.info, encode_batch=probed.batch))
+    rate = min(rates.values()) * group.count
+    return {
+        "images": len(job.source),
+        "bytes": needed(out, job),
+        "free_bytes": free_space(out),
+        "images_per_second": rate,
+        "seconds": len(job.source) / rate,
+        "batch": job.info.encode_batch,
+        "processes": group.count,
+        "workers": workers,
+        "dry_run": True,
+    }
+
+
+def open_writer(out: Path, job: Job, group: Group) -> StoreWriter:
+    """The store to fill. One process lays it out; it also chooses the batch, once for all."""
+    labels = job.source.labels if job.source.labels is not None else [-1] * len(job.source)
+    if group.main:
+        if job.source.kind == "images" and not partial_file(out).exists():
+            batch = job.options.batch or probe(job, first_images(job)).batch
+            console.say(f"encoding {batch} images at a time")
+            job = replace(job, info=replace(job.info, encode_batch=batch))
+        writer = StoreWriter(out, job.info, job.source.names, labels)
+    group.wait()
+    if not group.main:
+        writer = StoreWriter(out, job.info, job.source.names, labels, create=False)
+    asked = job.options.batch
+    if asked is not None and asked != writer.info.encode_batch and job.source.kind == "images":
+        raise SetupError(
+            f"{writer.partial} was begun with --batch {writer.info.encode_batch}: "
+            "go on with that, remove it, or choose another --out"
+        )
+    return writer
+
+
+def fill(writer: StoreWriter, job: Job, group: Group) -> None:
+    """Encode every row that is not there yet and belongs to this process.
+
+    While the device encodes a chunk, worker processes decode the next and a thread writes the last.
     """
+    total, state = len(job.source), writer.state
+    size = job.info.encode_batch
+    chunks = [range(k, min(k + size, total)) for k in range(0, total, size)]
+    mine = [rows for rows in chunks[group.rank :: group.count] if (state[rows] == TODO).any()]
+    done = int((state != TODO).sum())
+    with (
+        console.progress("extract", total, start=done) as bar,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        written: list[Future[None]] = []
+        for chunk, values in encoded(job, mine, worker_count(job, group)):
+            while len(written) > 4:
+                written.pop(0).result()
+            host = {name: value.cpu().numpy() for name, value in values.items()}
+            written.append(thread.submit(writer.write, chunk.rows, host, list(chunk.rejected)))
+            there = int((writer.state != TODO).sum()) if group.count > 1 else done + len(chunk)
+            bar.advance(there - done)
+            done = there
+        for future in written:
+            future.result()
 
-    def read(row: int) -> np.ndarray | str:
-        try:
-            return read_image(source.root / source.names[row], resolution)
-        except DataError as error:
-            return str(error)
 
-    chunks = [list(range(k, min(k + CHUNK, len(source)))) for k in range(0, len(source), CHUNK)]
-    todo = [rows for rows in chunks if (state[rows] == TODO).any()]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        ahead = [[pool.submit(read, r) for r in rows] for rows in todo[:2]]
-        for k, rows in enumerate(todo):
-            results = [future.result() for future in ahead.pop(0)]
-            if k + 2 < len(todo):
-                ahead.append([pool.submit(read, r) for r in todo[k + 2]])
-            good = [image for image in results if isinstance(image, np.ndarray)]
-            reasons = {r: x for r, x in zip(rows, results, strict=True) if isinstance(x, str)}
-            pixels = np.stack(good) if good else np.empty((0, resolution, resolution, 3), np.uint8)
-            yield rows, pixels, reasons
-
-
-def list_rejects(out: Path, source: ImageFolder, names: list[str], resolution: int) -> list[str]:
+def list_rejects(out: Path, job: Job, state: np.ndarray) -> list[str]:
     """Write OUT.rejects.txt, a line "name<TAB>reason" for each skipped image; none: no file."""
     lines = []
-    for name in names:
-        try:
-            read_image(source.root / name, resolution)
-            reason = "could not be read during extraction"
-        except DataError as error:
-            reason = str(error)
-        lines.append(f"{name}\t{reason}")
+    for row in np.flatnonzero(state == REJECTED):
+        chunk = job.chunks([range(row, row + 1)])[0]
+        reason = chunk.rejected.get(int(row), chunk.gone or "could not be read during extraction")
+        lines.append(f"{job.source.names[row]}\t{reason}")
     if lines:
-        write_atomically(rejects_file(out), "\n".join(lines) + "\n")
+        text = "\n".join(lines) + "\n"
+        write_atomically(rejects_file(out), text.encode("utf-8", "backslashreplace").decode())
     return lines
 
 
@@ -194,13 +183,13 @@ def rejects_file(out: Path) -> Path:
     return out.with_name(out.name + ".rejects.txt")
 
 
-def summary(out: Path, rejects: list[str]) -> dict[str, Any]:
+def summary(out: Path, rejects: int) -> dict[str, Any]:
     store = Store(out)
     info = store.info
     return {
         "store": str(out),
         "images": len(store),
-        "rejects": len(rejects),
+        "rejects": rejects,
         "rejects_file": str(rejects_file(out)) if rejects else None,
         "classes": info.classes,
         "latents": [info.channels, info.latent, info.latent],
@@ -209,3 +198,12 @@ def summary(out: Path, rejects: list[str]) -> dict[str, Any]:
         "encoder": info.encoder or None,
         "bytes": out.stat().st_size,
     }
+
+
+def refuse_rejects(result: dict[str, Any]) -> None:
+    """Raise UserError where images were skipped."""
+    if result.get("rejects"):
+        raise UserError(
+            f"{result['rejects']} images could not be read and were skipped: "
+            f"see {result['rejects_file']} (--allow-rejects makes this no error)"
+        )

@@ -1,15 +1,15 @@
 """Feature extractors that metrics are made on, and how images reach them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from sra2cli import console, digits
 from sra2cli.errors import DataError
-from sra2cli.images import read_image
+from sra2cli.images import decode_image
+from sra2cli.sources import Source, VanishedError
 
 BATCH = 250
 
@@ -35,21 +35,23 @@ def digits_extractor() -> Extractor:
     return Extractor("digits-classifier", digits.classifier_fingerprint(), run)
 
 
-def image_batches(paths: Sequence[Path], title: str) -> Iterator[np.ndarray]:
+def image_batches(source: Source, title: str) -> Iterator[np.ndarray]:
     """Images of one size in batches (B, H, W, 3) uint8; DataError names the file at fault."""
     size: tuple[int, ...] | None = None
-    with console.progress(title, len(paths)) as bar:
-        for k in range(0, len(paths), BATCH):
+    with console.progress(title, len(source)) as bar:
+        for k in range(0, len(source), BATCH):
             images = []
-            for path in paths[k : k + BATCH]:
+            for index in range(k, min(k + BATCH, len(source))):
+                name = source.root / source.names[index]
                 try:
-                    image = read_image(path)
-                except DataError as error:
-                    raise DataError(f"{path}: {error}") from None
+                    data = source.read(index)
+                    image = decode_image(data if isinstance(data, bytes) else b"")
+                except (DataError, VanishedError) as error:
+                    raise DataError(f"{name}: {error}") from None
                 size = size or image.shape
                 if image.shape != size:
                     raise DataError(
-                        f"{path} is {image.shape[1]}x{image.shape[0]}, the images before it "
+                        f"{name} is {image.shape[1]}x{image.shape[0]}, the images before it "
                         f"{size[1]}x{size[0]}: samples of one size are needed"
                     )
                 images.append(image)

@@ -150,11 +150,8 @@ def open_first_stage(network: Network, name: str | None, *, device: str, offline
     """The VAE to decode with; where the network's store is known, its encoder must be the same."""
     info = network.store
     vae = load_vae(name or (info.vae if info else PUBLISHED_VAE), device=device, offline=offline)
-    if info and vae.fingerprint != info.vae_fingerprint:
-        raise SetupError(
-            f"VAE '{vae.name}' is not the one of this run's store (encoder {vae.fingerprint}, "
-            f"store {info.vae_fingerprint}, made with '{info.vae}'): choose it with --vae"
-        )
+    if info:
+        vae.check_store(info.vae_fingerprint, info.vae, "this run's store")
     if vae.channels != network.model.config.channels:
         raise SetupError(
             f"VAE '{vae.name}' has {vae.channels} latent channels, the network "

@@ -1,37 +1,46 @@
 """The latent store: one HDF5 file of contiguous data sets that explains itself.
 
 Data sets (N rows, one per source image, in source order)
-    moments   (N, 2C, h, w) float32   mean‖std of the VAE posterior, unscaled
+    moments   (N, 2C, h, w) float32 or float16   mean‖std of the VAE posterior, unscaled
     features  (N, T, F) float16       of an image encoder, if asked for
     mirrored_moments, mirrored_features   of the mirrored images, if asked for
     labels    (N,) int64              -1 without labels
     state     (N,) uint8              0 not written, 1 good, 2 rejected
     names     (N,) utf-8              path of the image in its source
 Readers see the rows whose state is 1, in order. Attributes: `StoreInfo`, plus format, count,
-checksums and complete. Rows are written and read through a memory map at the data set's offset:
-no HDF5 handle is held, so nothing breaks across a fork. See docs/store.md.
+checksums and complete. Rows are read through a memory map at the data set's offset: no HDF5 handle
+is held, so nothing breaks across a fork. See docs/store.md; `store_writer` writes it.
 """
 
 import hashlib
 import json
 import math
+import mmap
 import os
-from collections.abc import Mapping, Sequence
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import h5py
 import numpy as np
+import torch
+from torch import Tensor
 
-from sra2cli import __version__
+from sra2cli import __version__, console
 from sra2cli.errors import DataError, SetupError
-from sra2cli.files import sync
 
 FORMAT = "sra2-latents"
-VERSION = 1
+VERSION = 2
 TODO, GOOD, REJECTED = 0, 1, 2
 ROW_SETS = ("moments", "mirrored_moments", "features", "mirrored_features")
+BLOCK = 1 << 24  # bytes of a data set that are hashed together
+SLOW = 1e9  # bytes/s: below it rows come from a disk, and are asked for ahead
+
+StoredType = Literal["float32", "float16"]
+FREE = ("tool", "vae", "encoder", "encode_batch")  # may differ between stores of the same numbers
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,9 @@ class StoreInfo:
     crop: str = "adm-center"
     image_range: str = "[-1, 1]"
     moments: str = "mean,std"
-    encode_dtype: str = "float32"
+    dtype: StoredType = "float32"  # of the moments
+    encode_precision: str = "fp32"
+    encode_batch: int = 0  # images encoded together while it is written, so that it can go on
     mirrored: bool = False  # also holds the moments (and features) of the mirrored images
     encoder: str = ""  # "": no features
     encoder_fingerprint: str = ""
@@ -62,7 +73,7 @@ class StoreInfo:
     def row_sets(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape of a row and type of each data set that extraction fills."""
         sets: dict[str, tuple[tuple[int, ...], str]] = {}
-        sets["moments"] = ((2 * self.channels, self.latent, self.latent), "float32")
+        sets["moments"] = ((2 * self.channels, self.latent, self.latent), self.dtype)
         if self.encoder:
             sets["features"] = ((self.feature_tokens, self.feature_width), self.feature_dtype)
         if self.mirrored:
@@ -76,117 +87,36 @@ class StoreInfo:
         return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in sets)
 
     def differs(self, other: "StoreInfo") -> list[str]:
-        """Names of the settings in which two stores differ, the tool's version aside."""
+        """Names of the settings in which two stores differ, those in `FREE` aside."""
         a, b = asdict(self), asdict(other)
-        return [k for k in a if a[k] != b[k] and k not in ("tool", "vae", "encoder")]
+        return [k for k in a if a[k] != b[k] and k not in FREE]
 
 
-class StoreWriter:
-    """A store being written, under its name with `.partial` appended.
+@dataclass(frozen=True)
+class Extent:
+    """Where a contiguous data set lies in the file."""
 
-    Opening it again goes on where it was left, if it is of the same images and settings.
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
 
-    Raises:
-        SetupError: a finished store is already there, or a partial one of something else.
-    """
-
-    def __init__(self, path: Path, info: StoreInfo, names: Sequence[str], labels: Sequence[int]):
-        self.path = path
-        self.partial = path.with_name(path.name + ".partial")
-        if path.exists():
-            raise SetupError(f"{path} exists: remove it or choose another --out")
-        if self.partial.exists():
-            self._check_same(info, names)
-        else:
-            self._create(info, names, labels)
-        self._map()
-
-    def _create(self, info: StoreInfo, names: Sequence[str], labels: Sequence[int]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = self.partial.with_name(self.partial.name + f".{os.getpid()}")
-        try:
-            self._lay_out(scratch, info, names, labels)
-        except OSError:
-            scratch.unlink(missing_ok=True)
-            raise
-        os.replace(scratch, self.partial)  # a partial store always has its full layout
-
-    def _lay_out(
-        self, scratch: Path, info: StoreInfo, names: Sequence[str], labels: Sequence[int]
-    ) -> None:
-        """Every data set at its full size, and its bytes reserved on the disk.
-
-        Writing through a memory map to a disk that has filled up since would kill the process.
-        """
-        count = len(names)
-        with h5py.File(scratch, "w") as f:
-            for name, (shape, dtype) in info.row_sets().items():
-                _allocate(f, name, (count, *shape), dtype)
-            _allocate(f, "state", (count,), "uint8")
-            f.create_dataset("labels", data=np.asarray(labels, dtype=np.int64))
-            f.create_dataset("names", data=[_name_bytes(n) for n in names])
-            f.attrs.update(_encode(info))
-            f.attrs.update({"format": FORMAT, "format_version": VERSION, "complete": False})
-        with scratch.open("r+b") as raw:
-            os.posix_fallocate(raw.fileno(), 0, scratch.stat().st_size)
-
-    def _check_same(self, info: StoreInfo, names: Sequence[str]) -> None:
-        try:
-            with h5py.File(self.partial, "r") as f:
-                differ = _decode(f).differs(info)
-                if _read_names(f) != list(names):
-                    differ.append("images")
-        except (OSError, KeyError, TypeError, ValueError):
-            differ = ["layout"]
-        if differ:
-            raise SetupError(
-                f"{self.partial} was begun with other settings ({', '.join(differ)}): "
-                "remove it or choose another --out"
-            )
-
-    def _map(self) -> None:
-        with h5py.File(self.partial, "r") as f:
-            self._sets = {k: _memory_map(self.partial, f[k], "r+") for k in ROW_SETS if k in f}
-            self._state = _memory_map(self.partial, f["state"], "r+")
+    @classmethod
+    def of(cls, dataset: h5py.Dataset) -> "Extent":
+        offset = dataset.id.get_offset()
+        if offset is None:
+            raise ValueError(f"data set {dataset.name} is not contiguous")
+        return cls(offset, dataset.shape, dataset.dtype)
 
     @property
-    def state(self) -> np.ndarray:
-        """State of each row: 0 not written, 1 good, 2 rejected."""
-        return np.array(self._state)
+    def row_bytes(self) -> int:
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
 
-    def write(self, rows: Sequence[int], values: Mapping[str, np.ndarray]) -> None:
-        """Write every data set of these rows, (len(rows), …), then mark the rows good."""
-        for name, rows_of in self._sets.items():
-            rows_of[rows] = values[name]
-            _flush(rows_of)
-        self._state[rows] = GOOD
-        _flush(self._state)
+    @property
+    def nbytes(self) -> int:
+        return self.shape[0] * self.row_bytes
 
-    def reject(self, rows: Sequence[int]) -> None:
-        """Mark rows whose image cannot be read."""
-        self._state[rows] = REJECTED
-        _flush(self._state)
-
-    def finish(self) -> None:
-        """Checksum the data, mark the store complete and give it its name."""
-        if (self._state == TODO).any():
-            raise AssertionError("a store is finished when all of its rows are written")
-        good = int((self._state == GOOD).sum())
-        if not good:
-            self.discard()
-            raise DataError("no image could be read: no store was written")
-        del self._sets, self._state
-        with h5py.File(self.partial, "r+") as f:
-            f.attrs["count"] = good
-            f.attrs["checksums"] = json.dumps({k: _checksum(f[k]) for k in sorted(f)})
-            f.attrs["complete"] = True
-        sync(self.partial)
-        os.replace(self.partial, self.path)
-        sync(self.path.parent)
-
-    def discard(self) -> None:
-        """Remove the partial file."""
-        self.partial.unlink(missing_ok=True)
+    def map(self, path: Path, mode: Literal["r", "r+"]) -> np.ndarray:
+        return np.memmap(path, self.dtype, mode, offset=self.offset, shape=self.shape)
 
 
 class Store:
@@ -208,106 +138,160 @@ class Store:
             partial = path.with_name(path.name + ".partial").exists()
             raise SetupError(f"no latent store {path}{hint if partial else ''}")
         try:
-            with h5py.File(path, "r") as f:
+            with open_hdf5(path) as f:
                 if f.attrs.get("format") != FORMAT:
                     raise SetupError(f"{path} is an HDF5 file, but not a latent store of sra2")
-                if not f.attrs.get("complete", False):
-                    raise DataError(f"{path} is incomplete: run extract again")
-                self.info = _decode(f)
                 if f.attrs["format_version"] != VERSION:
                     raise SetupError(
                         f"{path} has format version {f.attrs['format_version']}, this sra2 reads "
                         f"{VERSION}: extract again, or use the sra2 that made it"
                     )
+                if not f.attrs.get("complete", False):
+                    raise DataError(f"{path} is incomplete: run extract again")
+                self.info = decode_info(f)
                 state = f["state"][:]
                 self.rows = np.flatnonzero(state == GOOD)
                 self.labels = f["labels"][:][self.rows]
-                self.all_names = _read_names(f)
+                self.all_names = read_names(f)
                 self.names = [self.all_names[row] for row in self.rows]
                 self.rejected = [self.all_names[row] for row in np.flatnonzero(state == REJECTED)]
                 self.checksums: dict[str, str] = json.loads(f.attrs["checksums"])
-                self._sets = {k: _memory_map(path, f[k], "r") for k in ROW_SETS if k in f}
+                self.extents = {k: Extent.of(f[k]) for k in ROW_SETS if k in f}
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:160]
             raise DataError(f"{path} is truncated or not a latent store: {reason}") from None
+        self._rows = {name: MappedRows(path, extent) for name, extent in self.extents.items()}
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def verify(self) -> None:
         """Check every data set against its checksum; DataError names a damaged one."""
-        with h5py.File(self.path, "r") as f:
-            for key, expected in self.checksums.items():
-                if _checksum(f[key]) != expected:
-                    raise DataError(f"{self.path} is damaged: the checksum of '{key}' is wrong")
+        found = checksums(self.path, "verify")
+        for key, expected in self.checksums.items():
+            if found.get(key) != expected:
+                raise DataError(f"{self.path} is damaged: the checksum of '{key}' is wrong")
 
-    def moments(self, indices: np.ndarray, mirrored: np.ndarray | None = None) -> np.ndarray:
-        """Moments (len(indices), 2C, h, w) float32, in the order asked for, read in disk order.
+    def moments(
+        self, indices: np.ndarray, mirrored: np.ndarray | None = None, *, pin: bool = False
+    ) -> Tensor:
+        """Moments (len(indices), 2C, h, w) in the stored type, in the order asked for.
 
-        mirrored: for each index, whether to take the moments of the mirrored image.
+        Args:
+            mirrored: for each index, whether to take the moments of the mirrored image.
+            pin: into page-locked memory, for a copy to a CUDA device.
         """
-        return self._read("moments", indices, mirrored)
+        return self._read("moments", indices, mirrored, pin)
 
-    def features(self, indices: np.ndarray, mirrored: np.ndarray | None = None) -> np.ndarray:
-        """Encoder features (len(indices), T, F) float32, as `moments`."""
-        return self._read("features", indices, mirrored)
+    def features(
+        self, indices: np.ndarray, mirrored: np.ndarray | None = None, *, pin: bool = False
+    ) -> Tensor:
+        """Encoder features (len(indices), T, F) in the stored type, as `moments`."""
+        return self._read("features", indices, mirrored, pin)
 
-    def _read(self, name: str, indices: np.ndarray, mirrored: np.ndarray | None) -> np.ndarray:
-        source = self._sets[name]
-        rows = self.rows[indices]
-        out = np.empty((len(rows), *source.shape[1:]), dtype=np.float32)
-        for i in np.argsort(rows, kind="stable"):
-            flip = mirrored is not None and mirrored[i]
-            out[i] = (self._sets[f"mirrored_{name}"] if flip else source)[rows[i]]
+    def _read(
+        self, name: str, indices: np.ndarray, mirrored: np.ndarray | None, pin: bool
+    ) -> Tensor:
+        source, rows = self._rows[name], self.rows[indices]
+        out = _empty((len(rows), *source.shape), source, pin)
+        if mirrored is None or not mirrored.any():
+            source.read(rows, out)
+            return out
+        for part, flip in ((source, False), (self._rows[f"mirrored_{name}"], True)):
+            here = np.flatnonzero(mirrored == flip)
+            some = _empty((len(here), *source.shape), source, pin=False)
+            part.read(rows[here], some)
+            out.index_copy_(0, torch.from_numpy(here), some)
         return out
 
 
-def _allocate(f: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> None:
-    """A contiguous data set whose bytes exist from the start, zero, so that it can be mapped."""
-    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    properties.set_layout(h5py.h5d.CONTIGUOUS)
-    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    properties.set_obj_track_times(False)  # the same data make the same bytes, whenever written
-    space = h5py.h5s.create_simple(shape)
-    h5py.h5d.create(f.id, name.encode(), h5py.h5t.py_create(np.dtype(dtype)), space, properties)
+def _empty(shape: tuple[int, ...], like: "MappedRows", pin: bool) -> Tensor:
+    """Room for rows; numpy asks for huge pages, without which large batches fault for long."""
+    if pin:
+        return torch.empty(shape, dtype=like.dtype, pin_memory=True)
+    return torch.from_numpy(np.empty(shape, like.extent.dtype))
 
 
-def _memory_map(path: Path, dataset: h5py.Dataset, mode: Literal["r", "r+"]) -> np.ndarray:
-    offset = dataset.id.get_offset()
-    if offset is None:
-        raise ValueError(f"data set {dataset.name} is not contiguous")
-    return np.memmap(path, dtype=dataset.dtype, mode=mode, offset=offset, shape=dataset.shape)
+class MappedRows:
+    """Rows of one data set, gathered through a memory map by all of torch's threads."""
+
+    def __init__(self, path: Path, extent: Extent):
+        self.extent = extent
+        self.shape = extent.shape[1:]
+        self._file = path.open("rb")
+        start = extent.offset % mmap.ALLOCATIONGRANULARITY
+        self._map = mmap.mmap(
+            self._file.fileno(),
+            extent.nbytes + start,
+            access=mmap.ACCESS_READ,
+            offset=extent.offset - start,
+        )
+        flat = np.frombuffer(self._map, extent.dtype, math.prod(extent.shape), start)
+        with warnings.catch_warnings():  # torch has no read-only tensors; nothing is written
+            warnings.simplefilter("ignore", UserWarning)
+            self.rows = torch.from_numpy(flat.reshape(extent.shape))
+        self.dtype = self.rows.dtype
+        self._hints = 1  # batches for which the disk is asked ahead; begins cold
+
+    def read(self, rows: np.ndarray, out: Tensor) -> None:
+        """Gather rows into `out`. From a disk, they are asked for together, in its order."""
+        if self._hints:
+            self._hints -= 1
+            for row in np.sort(rows).tolist():
+                at = self.extent.offset + row * self.extent.row_bytes
+                os.posix_fadvise(
+                    self._file.fileno(), at, self.extent.row_bytes, os.POSIX_FADV_WILLNEED
+                )
+        begun = time.perf_counter()
+        torch.index_select(self.rows, 0, torch.from_numpy(rows), out=out)
+        if out.nbytes / max(time.perf_counter() - begun, 1e-9) < SLOW:
+            self._hints = 16
 
 
-def _name_bytes(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")  # file names need not be valid UTF-8
+def checksums(path: Path, title: str) -> dict[str, str]:
+    """BLAKE2b-128 of each data set: of the digests of its blocks of 16 MiB, read in parallel."""
+    with open_hdf5(path) as f:
+        names = "\0".join(read_names(f)).encode("utf-8", "surrogateescape")
+        extents = {k: Extent.of(f[k]) for k in sorted(f) if k != "names"}
+    blocks = [(k, at) for k, e in extents.items() for at in range(0, e.nbytes, BLOCK)]
+    found = {k: hashlib.blake2b(digest_size=16) for k in extents}
+    with (
+        path.open("rb", buffering=0) as file,
+        ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool,
+        console.progress(title, len(blocks), unit="blocks") as bar,
+    ):
+
+        def digest(block: tuple[str, int]) -> bytes:
+            extent, at = extents[block[0]], block[1]
+            data = os.pread(file.fileno(), min(BLOCK, extent.nbytes - at), extent.offset + at)
+            return hashlib.blake2b(data, digest_size=16).digest()
+
+        for (name, _), part in zip(blocks, pool.map(digest, blocks), strict=True):
+            found[name].update(part)
+            bar.advance()
+    sums = {k: d.hexdigest() for k, d in found.items()}
+    return {**sums, "names": hashlib.blake2b(names, digest_size=16).hexdigest()}
 
 
-def _read_names(f: h5py.File) -> list[str]:
+def open_hdf5(path: Path) -> h5py.File:
+    """For reading, without HDF5's own lock: network disks have none, and readers need none."""
+    return h5py.File(path, "r", locking=False)
+
+
+def read_names(f: h5py.File) -> list[str]:
+    """Names of all rows; file names need not be valid UTF-8."""
     return [n.decode("utf-8", "surrogateescape") for n in f["names"][:]]
 
 
-def _flush(rows: np.ndarray) -> None:
-    assert isinstance(rows, np.memmap)
-    rows.flush()
-
-
-def _checksum(dataset: h5py.Dataset) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    step = max(1, (1 << 24) // max(1, dataset[:1].nbytes))
-    for start in range(0, len(dataset), step):
-        rows = dataset[start : start + step]
-        digest.update(b"\0".join(rows) if rows.dtype == object else rows.tobytes())
-    return digest.hexdigest()
-
-
-def _encode(info: StoreInfo) -> dict[str, str | int | float | bool]:
+def encode_info(info: StoreInfo) -> dict[str, str | int | float | bool]:
+    """As attributes."""
     values = asdict(info)
     values["class_names"] = json.dumps(values["class_names"])
     return values
 
 
-def _decode(f: h5py.File) -> StoreInfo:
+def decode_info(f: h5py.File) -> StoreInfo:
+    """From attributes."""
     values = {k: f.attrs[k] for k in StoreInfo.__dataclass_fields__}
     values["class_names"] = json.loads(values["class_names"])
     plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}

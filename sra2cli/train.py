@@ -23,6 +23,7 @@ from sra2cli.objective import Objective, build_heads, sit_config
 from sra2cli.recipe import from_dict
 from sra2cli.run import Run, Trainer
 from sra2cli.settings import Recipe
+from sra2cli.sources import Source, open_source
 from sra2cli.store import Store
 
 
@@ -38,7 +39,7 @@ def train(
     """Train a recipe on a store in a run folder; go on where the folder's newest checkpoint is.
 
     Args:
-        images: the folder the store was made from; REPA's encoder then runs while training,
+        images: what the store was made from; REPA's encoder then runs while training,
             for stores without its features.
 
     Returns:
@@ -52,7 +53,8 @@ def train(
     with torch.device("meta"):  # what cannot be built is refused before data are read
         build_heads(wanted, feature_width=1)
     store = Store(data)
-    check_store(store, wanted, images)
+    source = open_source(images) if images is not None else None
+    check_store(store, wanted, source)
     encoder = None
     if wanted.align.repa is not None and images is not None:
         side = math.isqrt(config.tokens)
@@ -67,7 +69,7 @@ def train(
     wanted = resolve_precision(wanted, out, accelerator.device)
     run = Trainer(out, wanted, store, device=device)
     try:
-        engine = Engine(run, store, objective, accelerator, encoder, images)
+        engine = Engine(run, store, objective, accelerator, encoder, source)
         engine.resume()
         engine.loop()
         return engine.summary()
@@ -99,7 +101,7 @@ class Engine:
         objective: Objective,
         accelerator: Accelerator,
         encoder: Encoder | None = None,
-        images: Path | None = None,
+        images: Source | None = None,
     ):
         self.encoder, self.images = encoder, images if encoder is not None else None
         self.run, self.store, self.recipe = run, store, run.recipe

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from sra2cli import digits
 from sra2cli.cli import app
+from sra2cli.encoding import Options
 from sra2cli.extract import extract
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -85,5 +86,5 @@ def digits_folder(tmp_path_factory) -> Path:
 def digits_store(digits_folder, tmp_path_factory) -> Path:
     """Their latent store."""
     out = tmp_path_factory.mktemp("store") / "digits.h5"
-    extract(digits_folder, out, vae="digits", resolution=32, device="cpu")
+    extract(digits_folder, out, Options(vae="digits", resolution=32), device="cpu")
     return out

@@ -11,7 +11,8 @@ from transformers import Dinov2Config, Dinov2Model
 
 from sra2cli.encoders import load_encoder
 from sra2cli.errors import SetupError
-from sra2cli.images import open_folder, read_image
+from sra2cli.images import read_image
+from sra2cli.sources import open_source
 from sra2cli.store import Store
 
 WIDTH = 24
@@ -75,12 +76,12 @@ def test_extract_stores_features_and_training_reads_them(run_sra2, digits_folder
     store = Store(tmp_path / "a.h5")
     store.verify()
     encoder = load_encoder(str(dinov2), side=4)
-    source = open_folder(digits_folder)
+    source = open_source(digits_folder)
     image = torch.tensor(read_image(source.root / source.names[5], 32))[None]
     for flip, expected in [(False, image), (True, image.flip(2))]:
         stored = store.features(np.array([5]), np.array([flip]))
         torch.testing.assert_close(
-            torch.from_numpy(stored), encoder.features(expected), rtol=2e-3, atol=2e-3
+            stored.float(), encoder.features(expected), rtol=2e-3, atol=2e-3
         )  # float16
 
     train = ["train", "--recipe", "digits-sit", "--set", "train.steps=2", "--set", "train.batch=8"]

@@ -3,7 +3,8 @@ import pytest
 from PIL import Image
 
 from sra2cli.errors import DataError, SetupError
-from sra2cli.images import center_crop, open_folder, read_image
+from sra2cli.images import center_crop, read_image
+from sra2cli.sources import open_source
 
 
 def test_golden_center_crop(golden):
@@ -28,26 +29,26 @@ def test_class_folders_are_sorted_and_labelled(tmp_path):
             (tmp_path / name).write_text("no image")
         else:
             save(tmp_path / name)
-    source = open_folder(tmp_path)
+    source = open_source(tmp_path)
     assert source.names == ["a/deep/3.jpg", "b/1.png", "b/2.png"]
     assert source.labels == [0, 1, 1] and source.class_names == ["a", "b"]
 
 
 def test_a_flat_folder_has_no_labels(tmp_path):
     save(tmp_path / "1.png")
-    source = open_folder(tmp_path)
+    source = open_source(tmp_path)
     assert source.labels is None and source.class_names == []
 
 
 def test_what_is_no_source_is_refused(tmp_path):
     with pytest.raises(SetupError, match="no image folder"):
-        open_folder(tmp_path / "nothing")
+        open_source(tmp_path / "nothing")
     with pytest.raises(SetupError, match="no images in"):
-        open_folder(tmp_path)
+        open_source(tmp_path)
     save(tmp_path / "1.png")
     save(tmp_path / "a" / "1.png")
     with pytest.raises(SetupError, match="beside class folders"):
-        open_folder(tmp_path)
+        open_source(tmp_path)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA", "I;16", "I"])

@@ -8,10 +8,11 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "sra2cli"
 FLOORS = [  # lowest first; rooms of one floor do not import each other
     {"__init__", "errors", "files", "settings"},
-    {"path", "sit", "recipe", "clock", "console", "pictures"},
-    {"align", "ema", "store", "vae", "images", "digits", "sampler", "encoders"},
-    {"objective", "run", "features", "metrics", "generate", "checkpoints"},
-    {"batches", "counting"},
+    {"path", "sit", "recipe", "clock", "console", "pictures", "prefetch"},
+    {"align", "ema", "store", "vae", "images", "digits", "sampler", "encoders", "processes"},
+    {"sources", "store_writer", "probe"},
+    {"objective", "run", "features", "metrics", "generate", "checkpoints", "decoding"},
+    {"batches", "counting", "encoding", "inspect_store"},
     {"extract", "train", "sample", "evaluate"},
     {"demo"},
     {"cli"},
@@ -22,10 +23,11 @@ LIBRARIES = {  # heavy libraries, and the rooms that may import them
     "torchvision": set(),
     "torch_fidelity": set(),
     "transformers": {"encoders"},
-    "accelerate": {"train"},
+    "accelerate": {"train", "processes"},
+    "pyarrow": {"sources"},
     "matplotlib": {"pictures"},
     "sklearn": {"digits"},
-    "h5py": {"store"},
+    "h5py": {"store", "store_writer", "sources"},
     "typer": {"cli"},
 }
 

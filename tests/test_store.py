@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from sra2cli.errors import DataError, SetupError
-from sra2cli.store import Store, StoreInfo, StoreWriter
+from sra2cli.store import Store, StoreInfo
+from sra2cli.store_writer import StoreWriter
 
 INFO = StoreInfo("vae", "abcd", 0.5, 0.0, channels=2, latent=4, resolution=32, classes=3)
 
@@ -14,8 +15,7 @@ def write(path, count=10, rejected=(3, 7)) -> np.ndarray:
     moments = np.random.default_rng(0).normal(size=(count, 4, 4, 4)).astype(np.float32)
     writer = StoreWriter(path, INFO, [f"{i}.png" for i in range(count)], list(range(count)))
     good = [i for i in range(count) if i not in rejected]
-    writer.write(good, {"moments": np.delete(moments, rejected, 0)})
-    writer.reject(list(rejected))
+    writer.write(good, {"moments": np.delete(moments, rejected, 0)}, list(rejected))
     writer.finish()
     return moments
 

@@ -1,0 +1,123 @@
+"""What the commands share: the app, options, errors as one line, results on stdout."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from sra2cli import __version__
+from sra2cli.errors import SetupError, UserError
+
+app = typer.Typer(
+    name="sra2",
+    help="Train, sample and judge latent diffusion transformers with representation alignment.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; default: cuda if there.")]
+Processes = Annotated[
+    int | None, typer.Option(help="Processes to start; default: one for each visible GPU.")
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
+
+
+def fail(error: UserError) -> NoReturn:
+    """One line on stderr, and the error's exit code."""
+    from sra2cli import console, processes
+
+    line = "error: " + " ".join(str(error).split())
+    if not processes.leave_error(error, line):
+        console.stderr.print(line, style="red", markup=False)
+    sys.exit(error.exit_code)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn what a user can mend into one line; leave bugs their traceback."""
+    try:
+        yield
+    except UserError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        from sra2cli.console import say
+
+        say("stopped: run the same command again to go on")
+        sys.exit(130)
+    except OSError as error:
+        import errno
+
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            fail(UserError("the disk is full: free some space and run the same command again"))
+        if error.filename and error.errno in (
+            errno.EACCES,
+            errno.EROFS,
+            errno.EPERM,
+            errno.ENOTDIR,
+            errno.EISDIR,
+            errno.EEXIST,
+        ):
+            fail(SetupError(f"cannot use {error.filename}: {error.strerror}"))
+        raise
+
+
+def pick_device(wanted: str | None) -> str:
+    """The device asked for, or cuda if there is one; refuses one that is not there."""
+    import torch
+
+    if wanted is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = wanted.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise SetupError(f"unknown device '{wanted}': cpu, cuda or cuda:N")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise SetupError(f"no CUDA device here for --device {wanted}")
+    return wanted
+
+
+def start_processes(processes: int | None, device: str | None) -> None:
+    """Run this command on several processes, if that is asked for: does not return then."""
+    from sra2cli import processes as room
+
+    room.start(sys.argv[1:], processes=processes, device=device)
+
+
+def one_of(option: str, value: str, options: tuple[str, ...]) -> None:
+    """Refuse a value that is not among the options."""
+    if value not in options:
+        raise SetupError(f"{option} is one of {', '.join(options)}, not '{value}'")
+
+
+def show(result: dict[str, Any], as_json: bool, title: str) -> None:
+    """The result on stdout: JSON, or its plain values as a table."""
+    from sra2cli import console
+
+    if as_json:
+        console.print_json(result)
+        return
+    rows = [
+        (key, f"{value:.4g}" if isinstance(value, float) else str(value))
+        for key, value in result.items()
+        if not isinstance(value, dict | None)
+    ]
+    console.print_table(title, ("", ""), rows)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"sra2 {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass

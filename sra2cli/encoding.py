@@ -1,0 +1,216 @@
+"""What is encoded with what: source, first stage, encoder, and how many images at a time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sra2cli import console
+from sra2cli.decoding import Chunk, Chunks, decoded, default_workers
+from sra2cli.encoders import Encoder, load_encoder
+from sra2cli.errors import DataError, SetupError
+from sra2cli.images import decode_image
+from sra2cli.probe import FULL, Probed, find_batch
+from sra2cli.processes import Group
+from sra2cli.sources import Source, VanishedError, open_source
+from sra2cli.store import StoredType, StoreInfo
+from sra2cli.vae import EncodePrecision, Vae, load_vae
+
+DEFAULT_VAE = "stabilityai/sd-vae-ft-mse"
+PROBED = 4  # images the batch is probed with
+IMPORTED = 64  # latents of others that are copied together
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to extract. Nothing here but vae, encoder, feature_patch, resolution, mirrored, precision
+    and dtype changes the numbers.
+
+    vae, encoder: folders or hub names; with an encoder, its features are stored for REPA.
+    mirrored: also encode the mirrored images (a latent cannot be mirrored).
+    feature_patch: of the network to be trained: one feature for each of its tokens.
+    batch: images encoded together; None: probed. workers: decoding processes; None: by the CPUs.
+    logvar: latents of others hold mean‖logvar.
+    """
+
+    vae: str
+    resolution: int = 256
+    mirrored: bool = False
+    encoder: str | None = None
+    feature_patch: int = 2
+    precision: EncodePrecision = "fp32"
+    dtype: StoredType = "float32"
+    batch: int | None = None
+    workers: int | None = None
+    logvar: bool = False
+    offline: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is encoded with what, into what. vae: None where the source holds latents."""
+
+    source: Source
+    info: StoreInfo
+    vae: Vae
+    encoder: Encoder | None
+    options: Options
+
+    def chunks(self, rows: list[range]) -> Chunks:
+        latents = self.source.kind == "latents"
+        shape = (2 * self.info.channels, self.info.latent, self.info.latent) if latents else None
+        return Chunks(self.source, rows, self.info.resolution, shape, self.options.logvar)
+
+    def encode(self, values: np.ndarray) -> dict[str, Tensor]:
+        """What is stored of images (n, R, R, 3) uint8, or moments as they are; on the device."""
+        if self.source.kind == "latents":
+            return {"moments": torch.from_numpy(values)}
+        images = torch.from_numpy(pad(values, self.info.encode_batch))
+        if self.vae.device.type == "cuda":
+            images = images.pin_memory()
+        found = {}
+        for prefix, flipped in (("", False), ("mirrored_", True))[: 1 + self.info.mirrored]:
+            batch = images.flip(2) if flipped else images
+            found[f"{prefix}moments"] = self.vae.encode(batch)[: len(values)]
+            if self.encoder is not None:
+                found[f"{prefix}features"] = self.encoder.features(batch)[: len(values)].half()
+        return found
+
+
+def pad(values: np.ndarray, batch: int) -> np.ndarray:
+    """Up to a full batch: another size may choose another kernel, and so other last digits."""
+    missing = batch - len(values)
+    return np.concatenate([values, np.repeat(values[-1:], missing, axis=0)]) if missing else values
+
+
+def prepare(images: Path, options: Options, group: Group) -> Job:
+    """Everything that can be refused before data are read."""
+    source = open_source(images)
+    if source.ignored:
+        console.say(
+            f"{len(source.ignored):,} files do not look like images and are ignored, "
+            f"as {source.ignored[0]}"
+        )
+    vae = load_vae(
+        options.vae, device=group.device, offline=options.offline, precision=options.precision
+    )
+    info = describe(source, vae, options)
+    encoder = None
+    if options.encoder is not None:
+        if info.latent % options.feature_patch:
+            raise SetupError(
+                f"--feature-patch {options.feature_patch} does not divide {info.latent}"
+            )
+        side = info.latent // options.feature_patch
+        encoder = load_encoder(
+            options.encoder, side=side, device=group.device, offline=options.offline
+        )
+        info = replace(
+            info,
+            encoder=options.encoder,
+            encoder_fingerprint=encoder.fingerprint,
+            feature_tokens=side**2,
+            feature_width=encoder.width,
+        )
+    return Job(source, info, vae, encoder, options)
+
+
+def describe(source: Source, vae: Vae, options: Options) -> StoreInfo:
+    """What the store will say of itself; raises SetupError where source and VAE do not fit."""
+    resolution = options.resolution
+    if resolution <= 0 or resolution % vae.factor:
+        raise SetupError(
+            f"--resolution {resolution} is not a multiple of {vae.factor}, "
+            f"as VAE '{vae.name}' needs"
+        )
+    imported = source.kind == "latents"
+    if imported and (options.encoder or options.mirrored):
+        raise SetupError(
+            f"{source.root} holds latents: --flip and --encoder need the images themselves"
+        )
+    if options.batch is not None and options.batch < 1:
+        raise SetupError(f"--batch must be above 0, not {options.batch}")
+    return StoreInfo(
+        vae=vae.name,
+        vae_fingerprint=vae.fingerprint,
+        scale=vae.scale,
+        shift=vae.shift,
+        channels=vae.channels,
+        latent=resolution // vae.factor,
+        resolution=resolution,
+        classes=source.classes,
+        class_names=source.class_names,
+        crop="imported" if imported else "adm-center",
+        dtype=options.dtype,
+        encode_precision="imported" if imported else options.precision,
+        encode_batch=IMPORTED if imported else options.batch or 1,
+        mirrored=options.mirrored,
+    )
+
+
+def first_images(job: Job) -> np.ndarray:
+    """The first readable images (n, R, R, 3), n <= PROBED; or moments."""
+    if job.source.kind == "latents":
+        chunk = job.chunks([range(min(PROBED, len(job.source)))])[0]
+        return chunk.values
+    found: list[np.ndarray] = []
+    for row in range(min(4 * PROBED, len(job.source))):
+        try:
+            data = job.source.read(row)
+            assert isinstance(data, bytes)
+            found.append(decode_image(data, job.info.resolution))
+        except DataError:
+            continue
+        except VanishedError as error:
+            raise gone(str(error)) from None
+        if len(found) == PROBED:
+            break
+    side = job.info.resolution
+    return np.stack(found) if found else np.zeros((1, side, side, 3), np.uint8)
+
+
+def probe(job: Job, images: np.ndarray) -> Probed:
+    """The batch to encode with: as asked for, or the fastest."""
+
+    def encode(batch: np.ndarray) -> None:
+        sized = replace(job, info=replace(job.info, encode_batch=len(batch)))
+        for value in sized.encode(batch).values():
+            value.cpu()
+
+    cpu = job.vae.device.type == "cpu"
+    small = images[:1, ::4, ::4]
+    if cpu and job.options.batch is None and job.info.resolution % (4 * job.vae.factor) == 0:
+        sixteenth = find_batch(encode, small, total=1, cpu=True)
+        if 16 / sixteenth.rate > 2 * FULL:  # surely too much for a batch to help
+            return Probed(1, sixteenth.rate / 16)
+    if job.options.batch is None:
+        return find_batch(encode, images, total=len(job.source), cpu=cpu)
+    return Probed(job.options.batch, find_batch(encode, images, total=1, cpu=cpu).rate)
+
+
+def worker_count(job: Job, group: Group) -> int:
+    if job.options.workers is not None:
+        return job.options.workers
+    return default_workers(group.count, accelerator=group.device != "cpu")
+
+
+def encoded(job: Job, rows: list[range], workers: int) -> Iterator[tuple[Chunk, dict[str, Tensor]]]:
+    """Chunks and what is stored of them; one more is always under way on the device."""
+    before: tuple[Chunk, dict[str, Tensor]] | None = None
+    for chunk in decoded(job.chunks(rows), workers=workers):
+        if chunk.gone:
+            raise gone(chunk.gone)
+        values = job.encode(chunk.values) if chunk.rows else {}
+        if before is not None:
+            yield before
+        before = chunk, values
+    if before is not None:
+        yield before
+
+
+def gone(what: str) -> DataError:
+    """The error for a source that cannot be reached any more."""
+    return DataError(f"{what}: bring it back and run the same command again to go on")

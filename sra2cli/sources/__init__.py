@@ -1,0 +1,61 @@
+"""Where images (or the latents of others) come from: one interface, whatever holds them.
+
+    folder     of class folders (ImageNet), flat, or with a dataset.json; also of .npy latents
+    archive    a zip or tar of such a folder; WebDataset tar shards
+    parquet    as Hugging Face hubs hold image data sets
+    hdf5       one key per image (REPA-E)
+
+A source holds no open file: each process opens what it reads, so nothing is shared across a fork.
+"""
+
+import glob
+from pathlib import Path
+
+from sra2cli.errors import SetupError
+from sra2cli.sources import archive, folder, hdf5, parquet
+from sra2cli.sources.layout import Source, VanishedError
+
+__all__ = ["Source", "VanishedError", "open_source"]
+
+
+def open_source(path: Path) -> Source:
+    """List what a folder, file or quoted pattern ("data/train-*.parquet") holds.
+
+    Raises:
+        SetupError: nothing there, no images in it, or labels that do not fit.
+        DataError: a damaged archive.
+    """
+    if any(c in path.name for c in "*?["):
+        files = [Path(p) for p in sorted(glob.glob(str(path)))]
+        if not files:
+            raise SetupError(f"no files match {path}")
+        return _open_files(path, files)
+    if path.is_file():
+        return _open_files(path, [path])
+    if not path.is_dir():
+        raise SetupError(f"no image folder {path}")
+    for suffix in (".tar", ".parquet"):
+        pattern = "**/*.parquet" if suffix == ".parquet" else "*.tar"
+        shards = sorted(path.glob(pattern))
+        if shards:
+            return _open_files(path, shards)
+    return folder.open_folder(path)
+
+
+def _open_files(root: Path, files: list[Path]) -> Source:
+    suffixes = {p.suffix.lower() for p in files}
+    if len(suffixes) > 1:
+        raise SetupError(f"{root} matches files of several kinds: {', '.join(sorted(suffixes))}")
+    suffix = suffixes.pop()
+    if suffix == ".parquet":
+        return parquet.open_parquet(root, files)
+    if suffix == ".tar":
+        return archive.open_tars(root, files)
+    if suffix == ".zip" and len(files) == 1:
+        return archive.open_zip(files[0])
+    if suffix in (".h5", ".hdf5") and len(files) == 1:
+        return hdf5.open_hdf5(files[0])
+    raise SetupError(
+        f"{root} is not a source of images: expected a folder, .zip, .tar, .parquet or .h5 "
+        "(compressed tars cannot be read in any order: unpack them first)"
+    )
