@@ -140,6 +140,12 @@ def check_store(store: Store, recipe: Recipe, images: Source | None = None) -> N
                 f"{store.path} has {what}, the recipe wants {getattr(data, key)}: "
                 f"choose another store, or --set data.{key}={value}"
             )
+    if data.vae not in (None, info.vae_fingerprint):
+        raise SetupError(
+            f"{store.path} was made with another VAE ('{info.vae}', {info.vae_fingerprint}), the "
+            f"recipe wants {data.vae}: choose another store, or "
+            f"--set data.vae={info.vae_fingerprint}"
+        )
     if data.mirror and not info.mirrored:
         raise SetupError(f"{store.path} has no mirrored images: extract with --flip")
     missing = next(iter(set(store.names) - set(images.names)), None) if images is not None else None

@@ -146,6 +146,11 @@ class Trainer(Run):
                 f"{path} belongs to another recipe (differs in {', '.join(differ)}): "
                 "choose another --out, or remove it"
             )
+        if self.store_info.vae_fingerprint != store.info.vae_fingerprint:
+            raise SetupError(
+                f"{path} was trained on latents of the VAE '{self.store_info.vae}', {store.path} "
+                f"was made with another ('{store.info.vae}'): choose another --out"
+            )
         if self.about["store"]["checksums"] != store.checksums:
             raise SetupError(
                 f"{path} was trained on another store than {store.path}: choose another --out"

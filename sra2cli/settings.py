@@ -14,6 +14,7 @@ class Data:
     classes: int = 1000  # 0: no labels, an unconditional model
     channels: int = 4
     latent: int = 32  # side of the latent: 32 for 256x256 with an 8x VAE
+    vae: str | None = None  # fingerprint of the first stage; null: any
     mirror: bool = False  # use the store's mirrored moments half of the time (SiT flips, REPA not)
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import h5py
 import pytest
 from conftest import one_line
 from PIL import Image
@@ -52,6 +53,7 @@ def test_train_refuses_a_store_that_does_not_fit(run_sra2, digits_store, tmp_pat
     for override, message in [
         ("data.classes=7", "has 10 classes, the recipe wants 7"),
         ("data.latent=16", "has 8x8 latents (32 px, VAE digits), the recipe wants 16"),
+        ("data.vae=0123456789abcdef", "was made with another VAE ('digits', "),
         ("data.channels=16", "has 4 latent channels (VAE digits), the recipe wants 16"),
     ]:
         process = run_sra2(
@@ -69,6 +71,26 @@ def test_train_refuses_a_damaged_store(run_sra2, digits_store, tmp_path):
     line = one_line(run_sra2("train", "--recipe", "digits-sit", "--data", copy), 1)
     assert "is damaged: the checksum of 'moments' is wrong" in line
     assert [p.name for p in tmp_path.iterdir()] == ["copy.h5"]
+
+
+def test_train_refuses_stores_by_what_is_wrong(run_sra2, digits_store, tmp_path):
+    """Truncated, of another VAE, incomplete: each by its name."""
+    train = ["train", "--recipe", "digits-sit", "--data", "a.h5"]
+    whole = digits_store.read_bytes()
+    (tmp_path / "a.h5").write_bytes(whole[: len(whole) // 2])
+    assert "is truncated" in one_line(run_sra2(*train), 1)
+    (tmp_path / "a.h5").write_bytes(whole)
+    with h5py.File(tmp_path / "a.h5", "r+") as f:
+        f.attrs["complete"] = False
+    assert "is incomplete: run extract again" in one_line(run_sra2(*train), 1)
+    with h5py.File(tmp_path / "a.h5", "r+") as f:
+        f.attrs["complete"] = True
+        f.attrs["vae_fingerprint"] = "0123456789abcdef"
+    assert "was made with another VAE" in one_line(run_sra2(*train), 2)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.h5"]
+    assert run_sra2(*train[:3], "--data", digits_store, "--out", "run", *SMALL).returncode == 0
+    line = one_line(run_sra2(*train, "--set", "data.vae=null", "--out", "run", *SMALL), 2)
+    assert "data.vae" in line
 
 
 def test_a_run_folder_of_another_recipe_or_store_is_refused(

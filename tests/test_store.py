@@ -1,4 +1,5 @@
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -31,12 +32,20 @@ def test_readers_see_the_good_rows_in_the_order_asked_for(tmp_path):
     assert not list(tmp_path.glob("*.partial*"))
 
 
-def test_plain_h5py_reads_it(tmp_path):
-    moments = write(tmp_path / "a.h5")
-    with h5py.File(tmp_path / "a.h5") as f:
-        good = f["state"][:] == 1
-        assert np.array_equal(f["moments"][:][good], np.delete(moments, [3, 7], 0))
-        assert f.attrs["complete"] and f.attrs["scale"] == 0.5
+def test_plain_h5py_reads_it_as_the_docs_say(tmp_path, monkeypatch):
+    """The code of docs/store.md, run as it stands there."""
+    moments = np.delete(write(tmp_path / "digits.h5"), [3, 7], 0)
+    page = (Path(__file__).parent.parent / "docs" / "store.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    assert len(code.strip().splitlines()) <= 10
+    monkeypatch.chdir(tmp_path)
+    found: dict = {}
+    exec(code, found)
+    assert np.array_equal(found["mean"], moments[:, :2])
+    assert np.array_equal(found["std"], moments[:, 2:])
+    xi = np.random.default_rng(0).normal(size=(8, 2, 4, 4))
+    assert np.allclose(found["z"], (moments[:, :2] + moments[:, 2:] * xi) * 0.5)
+    assert found["labels"].tolist() == [0, 1, 2, 4, 5, 6, 8, 9]
 
 
 def test_an_unfinished_store_is_taken_up_again(tmp_path):
