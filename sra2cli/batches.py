@@ -232,3 +232,12 @@ def split(batch: int, *, rank: int, processes: int, micro: int | None) -> list[r
         raise ValueError(f"micro-batch {micro} does not divide the {own} samples of a process")
     first = rank * own
     return [range(first + k, first + k + micro) for k in range(0, own, micro)]
+
+
+def share(wanted: Recipe, *, rank: int, processes: int) -> list[range]:
+    """Indices of the global batch for each micro-batch of a process, or SetupError."""
+    settings = wanted.train
+    try:
+        return split(settings.batch, rank=rank, processes=processes, micro=settings.micro_batch)
+    except ValueError as error:
+        raise SetupError(f"{error}: change train.batch, train.micro_batch or --processes") from None

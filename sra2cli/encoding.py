@@ -184,7 +184,7 @@ def probe(job: Job, images: np.ndarray) -> Probed:
     small = images[:1, ::4, ::4]
     if cpu and job.options.batch is None and job.info.resolution % (4 * job.vae.factor) == 0:
         sixteenth = find_batch(encode, small, total=1, cpu=True)
-        if 16 / sixteenth.rate > 2 * FULL:  # surely too much for a batch to help
+        if 16 / sixteenth.rate > 4 * FULL:  # surely too much for a batch to help
             return Probed(1, sixteenth.rate / 16)
     if job.options.batch is None:
         return find_batch(encode, images, total=len(job.source), cpu=cpu)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SIZES = (1, 4, 16, 64, 256)
-GAIN = 1.25  # more than one must be so much faster: a choice that noise does not turn
+SIZES = (1, 16, 64)  # on a CPU the first two: more brings little, and few choices are stable ones
+GAIN = 1.25  # a larger batch must be so much faster
 FULL = 0.04  # seconds an image keeps a CPU busy from which on a batch has nothing to add
-RUNS, ENOUGH = 3, 0.05  # timed runs of a size at least, and the seconds they shall take
+ROUNDS, ENOUGH = 5, 0.15  # runs of each size at least, and the seconds they shall take
 
 
 @dataclass(frozen=True)
@@ -28,44 +28,44 @@ def find_batch(
 ) -> Probed:
     """The size of `SIZES` that encodes most images a second.
 
+    The sizes take turns and the best run of each counts, so that a machine that is busy for a
+    moment does not decide.
+
     Args:
         encode: images (B, H, W, 3) uint8 → anything, finished when it returns.
         images: (N, H, W, 3) uint8, N > 0; repeated where a batch needs more.
         total: images to be encoded in all; no larger batch is tried.
     """
-    best, losses = Probed(1, 0.0), 0
-    for size in SIZES:
-        if size > max(1, total) or losses == 2:
-            break
-        rate = _rate(encode, np.resize(images, (size, *images.shape[1:])), slow=FULL if cpu else 9)
-        if rate is None:  # out of memory
-            break
-        if rate > best.rate * (GAIN if best.batch == 1 else 1.05):
-            best, losses = Probed(size, rate), 0
-        else:
-            losses += 1
-        if cpu and size == 1 and 1 / rate > FULL:
-            break
-    return best
-
-
-def _rate(
-    encode: Callable[[np.ndarray], object], images: np.ndarray, *, slow: float
-) -> float | None:
-    """Images/s in the best of a few runs; None if memory runs out.
-
-    The first run does not count, as kernels are chosen in it, unless it is slow by itself.
-    """
-    times: list[float] = []
-    try:
-        while len(times) <= RUNS or sum(times[1:]) < ENOUGH:
-            start = time.perf_counter()
-            encode(images)
-            times.append(time.perf_counter() - start)
-            if times[0] > 10 * slow or (times[0] > slow and len(times) > 1):
+    sizes = [s for s in SIZES[: 2 if cpu else 3] if s <= max(1, total)]
+    first = min(_seconds(encode, images, 1) or 0.0 for _ in range(2))  # kernels are chosen once
+    if len(sizes) == 1 or (cpu and first > FULL):
+        return Probed(1, 1 / max(first, 1e-9))
+    best: dict[int, float] = {}
+    rounds, begun = 0, time.perf_counter()
+    while rounds < ROUNDS or time.perf_counter() - begun < ENOUGH:
+        for size in list(sizes):
+            taken = _seconds(encode, images, size)
+            if taken is None:  # out of memory
+                sizes = sizes[: sizes.index(size)]
+                best.pop(size, None)
                 break
+            best[size] = min(taken, best.get(size, taken))
+        rounds += 1
+    chosen = 1
+    for size in sizes:
+        if size / best[size] > GAIN * chosen / best[chosen]:
+            chosen = size
+    return Probed(chosen, chosen / best[chosen])
+
+
+def _seconds(encode: Callable[[np.ndarray], object], images: np.ndarray, size: int) -> float | None:
+    """Seconds of one run; None if memory does not suffice."""
+    batch = np.resize(images, (size, *images.shape[1:]))
+    start = time.perf_counter()
+    try:
+        encode(batch)
     except (RuntimeError, MemoryError) as error:
-        if len(images) == 1 or "memory" not in str(error).lower():
+        if size == 1 or "memory" not in str(error).lower():
             raise
         return None
-    return len(images) / min(times[1:] or times)
+    return time.perf_counter() - start

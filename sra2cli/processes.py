@@ -143,6 +143,38 @@ def group(device: str) -> Iterator[Group]:
     state.destroy_process_group()
 
 
+def make_accelerator(group: Group) -> Any:
+    """Accelerate's state, from how the processes were launched; refuses what is not supported."""
+    import torch
+    from accelerate import Accelerator
+    from accelerate.utils import (
+        DistributedDataParallelKwargs,
+        DistributedType,
+        InitProcessGroupKwargs,
+    )
+
+    if group.device.startswith("cuda:"):
+        torch.cuda.set_device(group.device)
+    accelerator = Accelerator(
+        cpu=group.device == "cpu",
+        mixed_precision="no",  # the engine's own autocast: the recipe decides
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=timedelta(days=7)),
+        ],
+    )
+    if accelerator.distributed_type not in (
+        DistributedType.NO,
+        DistributedType.MULTI_GPU,
+        DistributedType.MULTI_CPU,
+    ):
+        raise SetupError(
+            f"{accelerator.distributed_type} is not supported: launch with accelerate's "
+            "--multi_gpu, and use train.checkpointing where memory is short"
+        )
+    return accelerator
+
+
 def die_with_parent() -> None:
     """Have the kernel kill this process when its parent is gone, as after kill -9 (Linux)."""
     prctl: Any = getattr(ctypes.CDLL(None), "prctl", None)

@@ -161,9 +161,13 @@ def _check(recipe: Recipe) -> None:
         "log.keep": log.keep,
         **{f"model.{k}": v for k, v in custom.items() if v is not None},
     }
+    if train.micro_batch is not None:
+        positive["train.micro_batch"] = train.micro_batch
     for key, number in positive.items():
         if number <= 0:
             raise SetupError(f"'{key}' must be above 0, not {number}")
+    if log.preview_every < 0:
+        raise SetupError("'log.preview_every' must not be negative")
     if recipe.data.classes < 0 or train.weight_decay < 0:
         raise SetupError("'data.classes' and 'train.weight_decay' must not be negative")
     if not 0 <= recipe.seed < 2**63:

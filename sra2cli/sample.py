@@ -1,24 +1,21 @@
 """sra2 sample: run or checkpoint → images."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from sra2cli import checkpoints, console, pictures
+from sra2cli import console, pictures
 from sra2cli.errors import DataError, SetupError
-from sra2cli.files import file_digest, write_atomically
+from sra2cli.files import write_atomically
 from sra2cli.generate import Sampling, draw, labels_of
-from sra2cli.path import PathKind
-from sra2cli.run import CHECKPOINT_META, Run, environment, read_checkpoint
-from sra2cli.sit import SiT, SiTConfig
-from sra2cli.store import StoreInfo
+from sra2cli.networks import Network, Weights, open_network
+from sra2cli.run import environment
 from sra2cli.vae import Vae, load_vae
 
-Weights = Literal["ema", "model"]
 GRID = 100  # at most so many images in grid.png
 PUBLISHED_VAE = "stabilityai/sd-vae-ft-ema"  # what the published checkpoints are decoded with
 
@@ -87,63 +84,6 @@ def sample(
     done = {**about, "complete": True, "labels": labels, "environment": environment(device)}
     write_atomically(out / "samples.json", json.dumps(done, indent=1) + "\n")
     return {**about, "out": str(out), "grid": str(out / "grid.png")}
-
-
-@dataclass(frozen=True)
-class Network:
-    """What images are drawn from. about: what identifies it; samples: where they go by default."""
-
-    model: SiT
-    path: PathKind
-    about: dict[str, Any]
-    samples: Path
-    step: int | None = None
-    store: StoreInfo | None = None
-
-
-def open_network(
-    source: Path, *, step: int | None, weights: Weights, num_heads: int | None
-) -> Network:
-    """A run's checkpoint, or a checkpoint file of SiT, REPA, SRA or ours."""
-    folder = source if source.is_dir() else source.parent
-    saved = (folder / CHECKPOINT_META).exists()  # a checkpoint inside a run
-    stem = source.stem if source.is_file() else None
-    if step is not None and (saved or source.is_file()):
-        raise SetupError(f"--step chooses a checkpoint of a run; {source} is a checkpoint")
-    if not saved and (source.is_file() or (source / checkpoints.WEIGHTS).is_file()):
-        loaded = checkpoints.load(source, num_heads=num_heads, weights=weights)
-        file = source if source.is_file() else source / checkpoints.WEIGHTS
-        about = {
-            "kind": loaded.kind,
-            "weights": loaded.weights,
-            "checkpoint": file_digest(file),
-        }
-        samples = source.parent / f"{source.stem}-samples"
-        return Network(loaded.model, loaded.path, about, samples)
-    if saved:
-        source, checkpoint = folder.absolute().parent.parent, read_checkpoint(folder)
-        weights = stem if stem in ("ema", "model") else weights  # type: ignore[assignment]
-        run = Run(source)
-    else:
-        run = Run(source)
-        checkpoint = run.checkpoint(step)
-    model = SiT(SiTConfig(**checkpoint.meta["sit"]))
-    model.load_state_dict(checkpoint.weights(weights))
-    return Network(
-        model.eval().requires_grad_(False),
-        run.recipe.path.kind,
-        {
-            "kind": "sra2",
-            "recipe": run.recipe.name,
-            "method": run.recipe.method,
-            "step": checkpoint.step,
-            "weights": weights,
-            "checkpoint": checkpoint.meta["files"][f"{weights}.safetensors"],
-        },
-        source / "samples",
-        checkpoint.step,
-        run.store_info,
-    )
 
 
 def open_first_stage(network: Network, name: str | None, *, device: str, offline: bool) -> Vae:

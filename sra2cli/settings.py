@@ -90,6 +90,7 @@ class Align:
 class Train:
     steps: int = 400_000
     batch: int = 256  # global: processes x micro-batch x accumulation
+    micro_batch: int | None = None  # samples of a process at a time; null: all of its share
     lr: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
@@ -97,6 +98,9 @@ class Train:
     label_dropout: float = 0.1
     ema: float = 0.9999
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where it is fast
+    tf32: bool = False  # lets CUDA multiply fp32 matrices with 10 bits
+    compile: bool | None = None  # torch.compile of the blocks; null: on CUDA
+    checkpointing: bool = False  # recompute activations: a third more time, far less memory
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,9 @@ class Log:
     save_every: int = 10_000  # steps between checkpoints
     keep_every: int = 50_000  # checkpoints at multiples of this are never deleted
     keep: int = 2  # newest checkpoints kept besides those
+    preview_every: int = 10_000  # steps between grids drawn from the EMA; 0: none
+    tensorboard: bool = True
+    wandb: str | None = None  # project of Weights & Biases
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,7 @@ class Store:
                 self.names = [self.all_names[row] for row in self.rows]
                 self.rejected = [self.all_names[row] for row in np.flatnonzero(state == REJECTED)]
                 self.checksums: dict[str, str] = json.loads(f.attrs["checksums"])
+                self._stat = _identity(path)
                 self.extents = {k: Extent.of(f[k]) for k in ROW_SETS if k in f}
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:160]
@@ -171,6 +172,18 @@ class Store:
         for key, expected in self.checksums.items():
             if found.get(key) != expected:
                 raise DataError(f"{self.path} is damaged: the checksum of '{key}' is wrong")
+
+    def check_unchanged(self) -> None:
+        """Raise DataError if the file was changed or replaced since it was opened."""
+        try:
+            same = _identity(self.path) == self._stat
+        except OSError:
+            same = False
+        if not same:
+            raise DataError(
+                f"{self.path} was changed or removed while it was read: what was trained since the "
+                "last checkpoint is dropped; bring the store back and run the same command again"
+            )
 
     def moments(
         self, indices: np.ndarray, mirrored: np.ndarray | None = None, *, pin: bool = False
@@ -203,6 +216,11 @@ class Store:
             part.read(rows[here], some)
             out.index_copy_(0, torch.from_numpy(here), some)
         return out
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _empty(shape: tuple[int, ...], like: "MappedRows", pin: bool) -> Tensor:

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import one_line
+from PIL import Image
 from transformers import Dinov2Config, Dinov2Model
 
 from sra2cli.encoders import load_encoder
@@ -99,8 +100,9 @@ def test_extract_stores_features_and_training_reads_them(run_sra2, digits_folder
     stored, live = (json.loads(p.stdout)["last"] for p in (process, online))
     assert live["repa"] == pytest.approx(stored["repa"], abs=1e-4)  # the store is float16
     assert live["denoise"] == pytest.approx(stored["denoise"], abs=1e-5)
+    Image.new("RGB", (9, 9)).save(tmp_path / "other.png")
     wrong = [*train, *mirrored, "--data", "plain.h5", "--images", tmp_path, "--out", "x"]
-    assert "is not the folder of plain.h5" in one_line(run_sra2(*wrong), 2)
+    assert "is not the source of plain.h5" in one_line(run_sra2(*wrong), 2)
 
     other = ["--set", "align.repa.depth=2"]
     line = one_line(run_sra2(*train, *other, "--data", "a.h5", "--out", "x"), 2)

@@ -396,7 +396,7 @@ def test_precision_and_dtype_are_recorded(
 def test_the_probe_finds_what_is_faster():
     images = np.zeros((4, 8, 8, 3), np.uint8)
     costs = {
-        "batches help": (lambda n: 0.002 + 0.00002 * n, 256),
+        "batches help": (lambda n: 0.002 + 0.00002 * n, 16),
         "they hurt": (lambda n: 0.001 * n * (1 + 0.3 * n), 1),
         "slow images": (lambda n: 0.05 * n, 1),
     }
@@ -404,4 +404,6 @@ def test_the_probe_finds_what_is_faster():
         found = find_batch(lambda x, c=cost: time.sleep(c(len(x))), images, total=1000, cpu=True)
         assert found.batch == expected, name
     few = find_batch(lambda x: time.sleep(0.001), images, total=10, cpu=True)
-    assert few.batch == 4  # no larger than what there is
+    assert few.batch == 1  # no larger than what there is
+    gpu = find_batch(lambda x: time.sleep(0.001), images, total=1000, cpu=False)
+    assert gpu.batch == 64

@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from sra2cli.cli.app import Device, Json, Offline, app, pick_device, show, user_errors
+from sra2cli.cli.app import (
+    Device,
+    Json,
+    Offline,
+    Processes,
+    app,
+    pick_device,
+    show,
+    start_processes,
+    user_errors,
+)
 
 
 @app.command()
@@ -20,6 +30,17 @@ def train(
         Path | None,
         typer.Option(help="REPA: the store's images, to run the encoder while training."),
     ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Start from these weights: a run, or a checkpoint of SiT, REPA, SRA."),
+    ] = None,
+    num_heads: Annotated[
+        int | None, typer.Option(help="Of --init, where its size is not in the table.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, say what it will take.")
+    ] = False,
+    processes: Processes = None,
     device: Device = None,
     offline: Offline = False,
     json: Json = False,
@@ -29,6 +50,16 @@ def train(
         from sra2cli import recipe as recipes
 
         wanted = recipes.load(recipe, overrides or [])
+        if dry_run:
+            from sra2cli import plan
+
+            show(
+                plan.plan(wanted, data, processes=processes, device=pick_device(device)),
+                json,
+                f"train {wanted.name}",
+            )
+            return
+        start_processes(processes, device)
         from sra2cli import train as room
 
         result = room.train(
@@ -37,6 +68,8 @@ def train(
             out or Path("runs") / wanted.name,
             device=pick_device(device),
             images=images,
+            init=init,
+            num_heads=num_heads,
             offline=offline,
         )
         show({**result, **result["last"]}, json, f"train {wanted.name}")

@@ -1,0 +1,196 @@
+"""The state of one training, and one step of it."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from sra2cli import batches
+from sra2cli.batches import Raw
+from sra2cli.ema import Ema
+from sra2cli.encoders import Encoder
+from sra2cli.errors import DataError
+from sra2cli.objective import Objective
+from sra2cli.recipe import from_dict
+from sra2cli.run import Checkpoint, Run
+from sra2cli.settings import Recipe
+from sra2cli.store import Store
+
+AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Engine:
+    """Networks, optimiser, EMA, step, and the sums towards the next row of metrics.
+
+    Nothing in a step waits for the device: losses are summed on it, and a loss that is not finite
+    switches the optimiser off there, from that step on, until `check` reads of it.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        store: Store,
+        objective: Objective,
+        accelerator: Accelerator,
+        encoder: Encoder | None = None,
+    ):
+        settings = recipe.train
+        self.recipe, self.store, self.encoder = recipe, store, encoder
+        self.accelerator, self.device = accelerator, accelerator.device
+        torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = settings.tf32
+        self.objective = objective.to(self.device)
+        self.objective.sit.checkpointing = settings.checkpointing
+        self.ema = Ema(objective.sit, settings.ema)
+        compiled = self.device.type == "cuda" if settings.compile is None else settings.compile
+        if compiled:  # block by block: compiled once for all, and the names of weights stay
+            for block in [*self.objective.sit.blocks, *self.ema.model.blocks]:
+                block.compile()
+        self.parameters = [p for p in objective.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=settings.lr,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
+        self.wrapped: Any = accelerator.prepare_model(objective)
+        self.step = 0
+        self.sums: dict[str, Tensor] = {}
+        self.broken = torch.zeros((), device=self.device)  # 1 from the first bad step on
+        self.broken_at = torch.zeros((), device=self.device)  # that step
+
+    def update(self, raws: list[Raw]) -> None:
+        """One optimiser step on the micro-batches of this process."""
+        settings = self.recipe.train
+        epoch = self.step * settings.batch // len(self.store)
+        teacher = self.ema.teacher if self.objective.needs_teacher else None
+        total: dict[str, Tensor] = {}
+        for number, raw in enumerate(raws, start=1):
+            batch = batches.to_batch(raw, self.recipe, self.store, self.device, self.encoder)
+            with self._sync_if(number == len(raws)):
+                with self.autocast():
+                    losses = self.wrapped(batch, epoch, teacher)
+                self.scaler.scale(losses["loss"] / len(raws)).backward()
+            for name, loss in losses.items():
+                total[name] = total.get(name, 0) + loss.detach() / len(raws)
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.grad_clip)
+        self.step += 1
+        self._optimize(total["loss"], norm)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.objective.sit)
+        self._add({**total, "grad_norm": norm})
+
+    def _optimize(self, loss: Tensor, norm: Tensor) -> None:
+        """Apply the gradients, unless something is not finite: decided on the device."""
+        scaled = self.scaler.is_enabled()  # then gradients may overflow now and then
+        good = loss.isfinite() if scaled else loss.isfinite() & norm.isfinite()
+        self.broken_at = torch.where(good | (self.broken > 0), self.broken_at, float(self.step))
+        self.broken = torch.maximum(self.broken, (~good).float())
+        if scaled:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            return
+        self.optimizer.found_inf = self.broken  # type: ignore[attr-defined]  # fused: no update
+        self.optimizer.step()
+
+    def check(self, run: str) -> None:
+        """Raise DataError if a loss was not finite since the last time. Reads the device."""
+        small = self.scaler.is_enabled() and self.scaler.get_scale() < 1
+        if not small and not self.broken.item():
+            return
+        at = self.step if small else int(self.broken_at.item())
+        raise DataError(
+            f"the loss or its gradient is not finite at step {at}; the weights were not touched, "
+            f"and the checkpoints in {run} are good. Try --set train.precision=fp32 or a smaller "
+            "--set train.lr in a new --out"
+        )
+
+    def _sync_if(self, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Gradients are averaged over the processes once a step, in its last micro-batch."""
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped)
+
+    def autocast(self) -> torch.autocast:
+        """Half precision for the network, if the recipe asks for it."""
+        dtype = AMP.get(self.recipe.train.precision)
+        return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+
+    def _add(self, values: dict[str, Tensor]) -> None:
+        """Add to the sums towards the next row, on the device: no sync."""
+        for name, value in {**values, "steps": torch.ones((), device=self.device)}.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def means(self) -> dict[str, float]:
+        """Means since the last row, over all processes; "steps" is their number."""
+        stacked = torch.stack([v.float() for v in self.sums.values()])
+        values = self.accelerator.reduce(stacked, "mean").tolist()
+        sums = dict(zip(self.sums, values, strict=True))
+        self.sums = {}
+        steps = sums.pop("steps")
+        return {**{name: value / steps for name, value in sums.items()}, "steps": steps}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside weights. Of several processes, all must ask."""
+        names = sorted(self.sums)
+        rows = torch.stack([self.sums[n].float() for n in names]) if names else torch.zeros(0)
+        gathered = self.accelerator.gather(rows.to(self.device)[None])  # (processes, names)
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "sums": {"names": names, "values": gathered},
+        }
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        return {
+            "model": self.objective.sit.state_dict(),
+            "heads": self.objective.heads.state_dict(),
+            "ema": self.ema.model.state_dict(),
+        }
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Take up a checkpoint, of any number of processes."""
+        self.objective.sit.load_state_dict(checkpoint.weights("model"))
+        self.objective.heads.load_state_dict(checkpoint.weights("heads"))
+        self.ema.model.load_state_dict(checkpoint.weights("ema"))
+        training = checkpoint.training()
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.scaler.load_state_dict(training["scaler"])
+        values = training["sums"]["values"]
+        same = len(values) == self.accelerator.num_processes
+        own = values[self.accelerator.process_index] if same else values.mean(dim=0)
+        named = zip(training["sums"]["names"], own, strict=True)
+        self.sums = {name: value.to(self.device) for name, value in named}
+        self.step = checkpoint.step
+
+    def steps_from(self, source: Iterator[list[Raw]]) -> Iterator[int]:
+        """Train on each step's micro-batches; yields the number of steps done."""
+        for raws in source:
+            self.update(raws)
+            yield self.step
+
+
+def resolve_precision(wanted: Recipe, out: Path, device: torch.device) -> Recipe:
+    """The recipe with `auto` replaced: by the run's own precision, which never changes, or by what
+    this machine does well."""
+    if wanted.train.precision != "auto":
+        return wanted
+    tree = wanted.to_dict()
+    if (out / "recipe.yaml").is_file():
+        tree["train"]["precision"] = Run(out).recipe.train.precision
+    else:
+        tree["train"]["precision"] = "bf16" if fast_bf16(device) else "fp32"
+    return from_dict(tree)
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 matrices faster than fp32 ones."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return bool(supported())
