@@ -1,6 +1,7 @@
 """The state of one training, and one step of it."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,9 @@ class Engine:
             fused=True,
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
-        self.wrapped: Any = accelerator.prepare_model(objective)
+        with warnings.catch_warnings():  # the name of an option changes in torch 2.15
+            warnings.simplefilter("ignore", FutureWarning)
+            self.wrapped: Any = accelerator.prepare_model(objective)
         self.step = 0
         self.sums: dict[str, Tensor] = {}
         self.broken = torch.zeros((), device=self.device)  # 1 from the first bad step on

@@ -1,5 +1,6 @@
 """Writing a run folder: made or taken up again, locked against a second training."""
 
+import errno
 import fcntl
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any, TextIO
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -66,7 +68,7 @@ class RunWriter(Run):
                 write_atomically(path / "recipe.yaml", _yaml(wanted))
         except OSError as error:
             if not isinstance(error, PermissionError | NotADirectoryError | FileExistsError) and (
-                error.errno != 30  # a read-only file system
+                error.errno != errno.EROFS
             ):
                 raise
             raise SetupError(f"cannot write to the run folder {path}: {error.strerror}") from None
@@ -157,9 +159,10 @@ class RunWriter(Run):
             for file in scratch.iterdir():
                 sync(file)
             sync(scratch)
-        except BaseException as error:
+        except (RuntimeError, OSError, SafetensorError) as error:
+            full = shutil.disk_usage(self.path).free < 1 << 20  # torch hides why it could not write
             shutil.rmtree(scratch, ignore_errors=True)
-            raise _disk_error(error) from None
+            raise (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else error) from None
         if final.exists():  # a damaged one that was skipped
             shutil.rmtree(final)
         os.replace(scratch, final)
@@ -193,14 +196,6 @@ def _copy(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: _copy(v) for k, v in value.items()}
     return [_copy(v) for v in value] if isinstance(value, list) else value
-
-
-def _disk_error(error: BaseException) -> BaseException:
-    """safetensors and torch hide a full disk behind errors of their own."""
-    text = str(error).lower()
-    if "no space left" in text or "os error 28" in text or "file write failed" in text:
-        return OSError(28, "No space left on device")
-    return error
 
 
 def _about(store: Store, device: str, init: Mapping[str, str] | None) -> dict[str, Any]:

@@ -101,11 +101,16 @@ def show(result: dict[str, Any], as_json: bool, title: str) -> None:
         console.print_json(result)
         return
     rows = [
-        (key, f"{value:.4g}" if isinstance(value, float) else str(value))
-        for key, value in result.items()
-        if not isinstance(value, dict | None)
+        (key, shown(value)) for key, value in result.items() if not isinstance(value, dict | None)
     ]
     console.print_table(title, ("", ""), rows)
+
+
+def shown(value: Any) -> str:
+    """A value as a person reads it."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _version(wanted: bool) -> None:
