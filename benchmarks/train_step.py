@@ -1,121 +1,150 @@
-"""Cost of a training step of each method, as medians of paired ratios against vanilla SiT.
+"""Cost of a training step of each method and mode, as medians of paired ratios; and its parts.
 
-    python benchmarks/train_step.py        # B/2, batch 8, fp32, 10 rounds
+    python benchmarks/train_step.py                    # B/2, batch 8, fp32, 6 rounds
 
-The methods take turns in one process, one step each a round, so that a drifting machine slows all
-alike. A step is what `sra2 train` runs: forward, backward, clipping, optimiser, EMA. Prints a
-table with each method's share of multiply-accumulates beside it, and writes
-benchmarks/results/train_step.json.
+A step is what `sra2 train` runs, with data from a store. The variants take turns in one process,
+one step each a round, so that a drifting machine slows all alike. The parts of a step are timed
+over whole steps of the plain network: what is not forward, backward, optimiser, clipping or EMA is
+data wait and host overhead. Prints tables with each method's share of multiply-accumulates and
+writes benchmarks/results/train_step.json.
 """
 
 import argparse
-import datetime
-import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from common import METHODS, make_engine, make_store, write
 
 from sra2cli import console, recipe
 from sra2cli.counting import method_cost
-from sra2cli.ema import Ema
-from sra2cli.objective import Batch, Objective
-from sra2cli.run import environment
+from sra2cli.engine import Engine
+from sra2cli.store import Store
 
-RESULTS = Path(__file__).parent / "results" / "train_step.json"
-FEATURE_WIDTH = 768
-
-
-def make_batch(settings: recipe.Recipe, size: int, device: str) -> Batch:
-    data = settings.data
-    shape = (size, data.channels, data.latent, data.latent)
-    return Batch(
-        z=torch.randn(shape, device=device),
-        mean=torch.randn(shape, device=device),
-        noise=torch.randn(shape, device=device),
-        t=torch.rand(size, device=device),
-        y=torch.randint(0, data.classes + 1, (size,), device=device),
-        teacher_uniform=torch.rand(size, device=device),
-        features=torch.randn(size, (data.latent // 2) ** 2, FEATURE_WIDTH, device=device),
-    )
+MODES = {  # settings beside the plain ones: fp32, eager
+    "sit compiled": ["train.compile=true"],
+    "sit bf16": ["train.precision=bf16"],
+    "sit bf16 compiled": ["train.precision=bf16", "train.compile=true"],
+}
 
 
-def make_step(settings: recipe.Recipe, size: int, device: str) -> Callable[[], float]:
-    """A function that runs one training step and returns its seconds."""
-    objective = Objective(settings, feature_width=FEATURE_WIDTH).to(device)
-    ema = Ema(objective.sit, settings.train.ema)
-    optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-4, weight_decay=0, fused=True)
-    batch = make_batch(settings, size, device)
+def stepper(engine: Engine, source: Any) -> Callable[[], float]:
+    """A function that trains one step, data included, and returns its seconds."""
+    steps = engine.steps_from(source.from_step(0, 10**6))
 
     def step() -> float:
         begun = time.perf_counter()
-        objective(batch, 0, ema.teacher)["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(objective.parameters(), settings.train.grad_clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        ema.update(objective.sit)
-        if device.startswith("cuda"):
+        next(steps)
+        if engine.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - begun
 
     return step
 
 
+def macs_share(size: str, method: str) -> float:
+    """Of a step, over the plain network's: what only guides runs forward alone, a third."""
+    cost = method_cost(
+        recipe.load(f"{size}-{method.removesuffix('-stored')}"),
+        stored_features=method == "repa-stored",
+    )
+    heads = sum(c.macs for c in cost.heads.values()) / cost.network.macs
+    external = sum(c.macs for c in cost.external.values()) / cost.network.macs
+    return 1 + heads + external / 3
+
+
+class Timer:
+    """Wraps functions and adds up the time spent in them (on a CPU, where calls wait)."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **options: Any) -> Any:
+            begun = time.perf_counter()
+            try:
+                return function(*arguments, **options)
+            finally:
+                taken = time.perf_counter() - begun
+                self.seconds[name] = self.seconds.get(name, 0.0) + taken
+
+        return timed
+
+
+def parts(size: str, batch: int, store: Store, steps: int) -> dict[str, float]:
+    """Share of each part in whole training steps."""
+    engine, source = make_engine(size, "sit", store, "cpu", [f"train.batch={batch}", PLAIN])
+    timer = Timer()
+    engine.wrapped.forward = timer.wrap("forward", engine.wrapped.forward)
+    engine.optimizer.step = timer.wrap("optimiser", engine.optimizer.step)
+    engine.ema.update = timer.wrap("ema", engine.ema.update)
+    clip, backward = torch.nn.utils.clip_grad_norm_, torch.Tensor.backward
+    torch.nn.utils.clip_grad_norm_ = timer.wrap("clipping", clip)
+    torch.Tensor.backward = timer.wrap("backward", backward)
+    try:
+        step = stepper(engine, source)
+        step()
+        timer.seconds.clear()
+        total = sum(step() for _ in range(steps))
+    finally:
+        torch.nn.utils.clip_grad_norm_, torch.Tensor.backward = clip, backward
+    found = {name: seconds / total for name, seconds in timer.seconds.items()}
+    return {**found, "data wait and host": 1 - sum(found.values())}
+
+
+PLAIN = "train.precision=fp32"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--size", default="b", choices=["b", "xl"])
-    parser.add_argument("--methods", nargs="+", default=["sit", "sra2", "repa", "sra"])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=int, default=6)
     arguments = parser.parse_args()
-    recipes = {m: recipe.load(f"{arguments.size}-{m}") for m in arguments.methods}
-    steps = {m: make_step(r, arguments.batch, arguments.device) for m, r in recipes.items()}
-    seconds: dict[str, list[float]] = {m: [] for m in steps}
-    with console.progress("warm-up and rounds", arguments.rounds + 1, unit="rounds") as bar:
-        for round_ in range(arguments.rounds + 1):
-            for method, step in steps.items():
-                taken = step()
-                if round_:  # the first is warm-up
-                    seconds[method].append(taken)
-            bar.advance()
+    size, batch = arguments.size, arguments.batch
+    with tempfile.TemporaryDirectory() as scratch:
+        store = make_store(Path(scratch), 64, features="repa-stored" in arguments.methods)
+        wanted = {m: (m, [PLAIN, f"train.batch={batch}"]) for m in arguments.methods}
+        for mode, more in MODES.items():
+            wanted[mode] = ("sit", [PLAIN, f"train.batch={batch}", *more])
+        steps = {}
+        for name, (method, settings) in wanted.items():
+            steps[name] = stepper(*make_engine(size, method, store, "cpu", settings))
+        seconds: dict[str, list[float]] = {name: [] for name in steps}
+        with console.progress("warm-up and rounds", arguments.rounds + 1, unit="rounds") as bar:
+            for round_ in range(arguments.rounds + 1):
+                for name, step in steps.items():
+                    taken = step()
+                    if round_:  # the first is warm-up
+                        seconds[name].append(taken)
+                bar.advance()
+        del steps
+        shares = parts(size, batch, store, arguments.rounds)
     rows, cells = [], []
-    for method in steps:
-        ratios = [a / b for a, b in zip(seconds[method], seconds["sit"], strict=True)]
-        cost = method_cost(recipes[method], stored_features=True)
-        external = sum(c.macs for c in cost.external.values()) / cost.network.macs
-        heads = sum(c.macs for c in cost.heads.values()) / cost.network.macs
-        share = 1 + heads + external / 3  # a guiding network runs forward alone: a third of a step
+    for name, found in seconds.items():
+        ratios = [a / b for a, b in zip(found, seconds["sit"], strict=True)]
+        share = macs_share(size, name) if name in METHODS else None
         row = {
-            "method": method,
+            "name": name,
             "ratio": statistics.median(ratios),
             "ratio_min": min(ratios),
             "ratio_max": max(ratios),
-            "seconds": statistics.median(seconds[method]),
+            "seconds": statistics.median(found),
             "macs_share": share,
         }
         rows.append(row)
-        cells.append(
-            (
-                method,
-                f"{row['ratio']:.3f}",
-                f"{row['ratio_min']:.3f} – {row['ratio_max']:.3f}",
-                f"{share:.3f}",
-            )
-        )
-    title = f"step of {arguments.size.upper()}/2, batch {arguments.batch}, {arguments.device}, fp32"
-    header = ("method (repa: stored features)", "median ratio to sit", "range", "share of MACs")
-    console.print_table(title, header, cells)
-    result = {
-        "date": datetime.date.today().isoformat(),
-        "environment": environment(),
-        "arguments": vars(arguments),
-        "rows": rows,
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+        spread = f"{row['ratio_min']:.3f} – {row['ratio_max']:.3f}"
+        cells.append((name, f"{row['ratio']:.3f}", spread, f"{share:.3f}" if share else ""))
+    title = f"step of {size.upper()}/2, batch {batch}, cpu, fp32 and eager unless named"
+    console.print_table(title, ("", "median ratio to sit", "range", "share of MACs"), cells)
+    part_cells = [(name, f"{share:.2%}") for name, share in shares.items()]
+    console.print_table("parts of a step of sit", ("", "of the step"), part_cells)
+    write("train_step", {"arguments": vars(arguments), "rows": rows, "parts": shares})
 
 
 if __name__ == "__main__":
