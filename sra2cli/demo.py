@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-from sra2cli import console, digits, pictures, recipe
-from sra2cli.encoding import Options
+from sra2cli import console, digits, encoding, pictures, recipe
 from sra2cli.evaluate import evaluate
 from sra2cli.extract import extract
 from sra2cli.files import write_atomically
 from sra2cli.generate import Sampling
 from sra2cli.run import Run, environment
-from sra2cli.sample import sample
+from sra2cli.sample import Options, sample
 from sra2cli.train import train
 
 RECIPES = ("digits-sit", "digits-sra2")
@@ -45,7 +44,9 @@ def demo(out: Path, *, seed: int = 0, steps: int = 1000) -> dict[str, Any]:
     console.say(f"writing the 1,797 digits of scikit-learn as PNGs to {images}")
     digits.write_folder(images)
     command("extract", images, "--out", store, "--vae", "digits", "--resolution", 32)
-    extract(images, store, Options(vae="digits", resolution=digits.RESOLUTION), device="cpu")
+    extract(
+        images, store, encoding.Options(vae="digits", resolution=digits.RESOLUTION), device="cpu"
+    )
     half = steps // 2
     rows = []
     for name in RECIPES:
@@ -82,7 +83,8 @@ def judge(run: Path, step: int, seed: int) -> dict[str, Any]:
             options += ["--interval", f"{sampling.interval[0]:g}:{sampling.interval[1]:g}"]
         command("sample", run, *options, "--out", folder)
         settings = {**sampling.to_dict(), "seed": seed, "interval": sampling.interval}
-        sample(run, num=num, sampling=Sampling(**settings), step=step, out=folder)
+        chosen = Options(step=step)
+        sample(run, num=num, sampling=Sampling(**settings), options=chosen, out=folder)
         if kind != "shown":
             command("eval", folder, "--metric", "fd-digits")
             result = evaluate(folder, metric="fd-digits")

@@ -1,9 +1,15 @@
-"""Drawing images from a network: image i is a function of (seed, i) and the settings alone."""
+"""Drawing images from a network: image i is a function of (seed, i) and the settings alone.
+
+Not of the batch either: which matrix kernel runs, and so the last digits, depends on how many
+images are computed together. On a CPU that number follows from the sizes of network and image
+(`unit`), and a part that is not full is filled up. On a GPU it is the batch; there the last digits
+may differ with it, by one level of 255 where they turn a rounding.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +20,7 @@ from sra2cli.clock import Purpose
 from sra2cli.errors import SetupError
 from sra2cli.path import PathKind
 from sra2cli.settings import Solver
-from sra2cli.sit import SiT
+from sra2cli.sit import SiT, SiTConfig
 from sra2cli.vae import Rounding, Vae
 
 
@@ -89,6 +95,40 @@ def labels_of(indices: Sequence[int], sampling: Sampling, classes: int) -> list[
     return [int(g.integers(classes)) for g in draws]
 
 
+Precision = Literal["fp32", "bf16", "fp16"]
+PAPER = {"solver": "em", "steps": 250, "last_step": 0.04}
+PRESETS: dict[str, dict[str, Any]] = {  # what the papers report their guided numbers with
+    "sra2": {**PAPER, "cfg": 1.8, "interval": (0.0, 0.7)},
+    "repa": {**PAPER, "cfg": 1.8, "interval": (0.0, 0.7)},
+    "sit": {**PAPER, "cfg": 1.5, "cfg_channels": 3},
+}
+TOGETHER = 16  # images computed together, at most
+WORK = 1e9  # multiply-accumulates of the blocks that are worth a pass
+PIXELS = 1 << 16  # that are worth a pass of the decoder
+
+
+def unit(config: SiTConfig) -> int:
+    """Images of a pass on a CPU: a power of two, from the size of the network alone."""
+    work = config.depth * config.tokens * 12 * config.width**2
+    return _power_of_two(WORK / work)
+
+
+def _power_of_two(value: float) -> int:
+    """The largest power of two in [1, TOGETHER] that is not above the value."""
+    return 1 << max(0, min(int(math.log2(max(value, 1))), TOGETHER.bit_length() - 1))
+
+
+def in_parts(values: Tensor | Sequence[int], size: int) -> Iterator[tuple[Any, int]]:
+    """Parts of exactly `size`, the last filled up with its last value; and how many are real."""
+    for start in range(0, len(values), size):
+        part = values[start : start + size]
+        count = len(part)
+        if isinstance(part, Tensor):
+            yield torch.cat([part, part[-1:].expand(size - count, *part.shape[1:])]), count
+        else:
+            yield [*part, *[part[-1]] * (size - count)], count
+
+
 @torch.no_grad()
 def draw_latents(
     model: SiT, indices: Sequence[int], sampling: Sampling, *, kind: PathKind, device: torch.device
@@ -125,8 +165,24 @@ def draw_latents(
 
 
 def draw(
-    model: SiT, vae: Vae, indices: Sequence[int], sampling: Sampling, *, kind: PathKind
+    model: SiT,
+    vae: Vae,
+    indices: Sequence[int],
+    sampling: Sampling,
+    *,
+    kind: PathKind,
+    precision: Precision = "fp32",
 ) -> np.ndarray:
     """uint8 images (len(indices), H, W, 3) with these numbers."""
-    latents = draw_latents(model, indices, sampling, kind=kind, device=vae.device)
-    return vae.decode(latents, rounding=sampling.rounding)
+    device = vae.device
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    on_cpu = device.type == "cpu"
+    images = []
+    for part, count in in_parts(indices, unit(model.config) if on_cpu else len(indices)):
+        with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            latents = draw_latents(model, part, sampling, kind=kind, device=device)
+        side = model.config.latent * vae.factor
+        decoded = _power_of_two(PIXELS / side**2) if on_cpu else len(part)
+        for some, real in in_parts(latents[:count], decoded):
+            images.append(vae.decode(some, rounding=sampling.rounding)[:real])
+    return np.concatenate(images)

@@ -51,3 +51,26 @@ def curves(
     axis.grid(alpha=0.3)
     axis.legend()
     figure.savefig(path, dpi=130)
+
+
+def labelled_rows(
+    rows: Sequence[tuple[str, Sequence[np.ndarray]]], columns: Sequence[str], path: Path
+) -> None:
+    """Rows of images (H, W, 3) with a title at the left of each, and names above the columns."""
+    from matplotlib.figure import Figure
+
+    count = max(len(images) for _, images in rows)
+    figure = Figure(figsize=(1.3 * count + 1.6, 1.35 * len(rows) + 0.3), layout="constrained")
+    axes = figure.subplots(len(rows), count, squeeze=False)
+    for row, (name, images) in enumerate(rows):
+        for column, image in enumerate(images):
+            axis = axes[row][column]
+            axis.imshow(image, interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            for side in axis.spines.values():
+                side.set_visible(False)
+            if row == 0 and column < len(columns):
+                axis.set_title(columns[column], fontsize=9)
+        axes[row][0].set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center")
+    figure.savefig(path, dpi=150)

@@ -1,18 +1,20 @@
 """sra2 sample: run or checkpoint → images."""
 
 import json
-from dataclasses import replace
+import zipfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from sra2cli import console, pictures
+from sra2cli import console, pictures, processes
 from sra2cli.errors import DataError, SetupError
 from sra2cli.files import write_atomically
-from sra2cli.generate import Sampling, draw, labels_of
+from sra2cli.generate import Precision, Sampling, draw, labels_of
 from sra2cli.networks import Network, Weights, open_network
+from sra2cli.processes import Group
 from sra2cli.run import environment
 from sra2cli.vae import Vae, load_vae
 
@@ -20,76 +22,160 @@ GRID = 100  # at most so many images in grid.png
 PUBLISHED_VAE = "stabilityai/sd-vae-ft-ema"  # what the published checkpoints are decoded with
 
 
+@dataclass(frozen=True)
+class Options:
+    """What to draw from, and how; weights, vae, precision and compile change the images.
+
+    step: of a run's checkpoint; None: the newest.
+    vae: decode with it; None: the one of the run's store, or `PUBLISHED_VAE`.
+    batch: images at a time. npz: also write OUT/samples.npz, as ADM's evaluator takes it.
+    num_heads: for checkpoints of sizes that are not in the table.
+    """
+
+    step: int | None = None
+    weights: Weights = "ema"
+    vae: str | None = None
+    batch: int = 64
+    precision: Precision = "fp32"
+    compile: bool = False
+    npz: bool = False
+    num_heads: int | None = None
+    offline: bool = False
+
+
 def sample(
     source: Path,
     *,
     num: int,
     sampling: Sampling,
-    step: int | None = None,
-    weights: Weights = "ema",
+    options: Options | None = None,
     out: Path | None = None,
-    vae: str | None = None,
-    batch: int = 64,
-    num_heads: int | None = None,
     device: str = "cpu",
-    offline: bool = False,
 ) -> dict[str, Any]:
     """Draw `num` images into a folder of PNGs, with grid.png and samples.json.
 
-    Run again, only missing images are drawn.
+    Run again, only missing images are drawn; of several processes, each draws its share.
 
     Args:
         source: a run folder, or a checkpoint of SiT, REPA, SRA or ours (see checkpoints.py).
-        step: of a run's checkpoint; None: the newest.
-        vae: decode with it; None: the one of the run's store, or `PUBLISHED_VAE`.
-        num_heads: for checkpoints of sizes that are not in the table.
 
     Raises:
         SetupError: no run or checkpoint, settings that mean nothing, or a folder of other samples.
         DataError: a damaged checkpoint.
     """
-    if num < 1 or batch < 1:
+    options = options or Options()
+    if num < 1 or options.batch < 1:
         raise SetupError("--num and --batch must be above 0")
-    network = open_network(source, step=step, weights=weights, num_heads=num_heads)
-    model = network.model.to(device)
-    sampling.check(model.config.classes)
-    first_stage = open_first_stage(network, vae, device=device, offline=offline)
-    about = {
+    with processes.group(device) as group:
+        network = open_network(
+            source, step=options.step, weights=options.weights, num_heads=options.num_heads
+        )
+        sampling.check(network.model.config.classes)
+        vae = open_first_stage(network, options, device=group.device)
+        about = describe(source, network, vae, num, sampling, options)
+        out = out or network.samples / default_name(network, num, sampling, options)
+        if group.main:
+            prepare(out, about)
+        group.wait()
+        fill(out, num, network, vae, sampling, options, group)
+        group.wait()
+        if group.main:
+            finish(out, about, sampling, options, group.device)
+        group.wait()
+        return {**about, "out": str(out), "grid": str(out / "grid.png")}
+
+
+def at_step(source: Path, options: Options) -> tuple[Path, Options]:
+    """ "runs/a@5000" is the checkpoint of step 5000 of runs/a."""
+    name, at, number = str(source).rpartition("@")
+    if not at or not number.isdigit() or source.exists():
+        return source, options
+    if options.step is not None:
+        raise SetupError("give the step once: RUN@STEP or --step")
+    return Path(name), replace(options, step=int(number))
+
+
+def describe(
+    source: Path, network: Network, vae: Vae, num: int, sampling: Sampling, options: Options
+) -> dict[str, Any]:
+    """How the samples are made, for samples.json."""
+    return {
         "source": str(source),
         **network.about,
         "num": num,
         "sampling": sampling.to_dict(),
         "path": network.path,
-        "vae": {"name": first_stage.name, "fingerprint": first_stage.fingerprint},
-        "precision": "fp32",
-        "classes": model.config.classes,
+        "vae": {"name": vae.name, "fingerprint": vae.fingerprint},
+        "precision": options.precision,
+        "compiled": options.compile,
+        "device": vae.device.type,
+        "classes": network.model.config.classes,
     }
-    out = out or network.samples / default_name(
-        network.step, num, sampling, network.about["weights"]
-    )
-    prepare(out, about)
+
+
+def fill(
+    out: Path,
+    num: int,
+    network: Network,
+    vae: Vae,
+    sampling: Sampling,
+    options: Options,
+    group: Group,
+) -> None:
+    """Draw the missing images that are this process's."""
+    model = network.model.to(group.device)
+    if options.compile:
+        for block in model.blocks:
+            block.compile()
     missing = [i for i in range(num) if not image_file(out, i).exists()]
+    parts = [missing[k : k + options.batch] for k in range(0, len(missing), options.batch)]
     with console.progress("sample", num, start=num - len(missing)) as bar:
-        for k in range(0, len(missing), batch):
-            part = missing[k : k + batch]
-            images = draw(model, first_stage, part, sampling, kind=network.path)
+        for part in parts[group.rank :: group.count]:
+            images = draw(
+                model, vae, part, sampling, kind=network.path, precision=options.precision
+            )
             for i, image in zip(part, images, strict=True):
                 save_png(image_file(out, i), image)
-            bar.advance(len(part))
+            bar.advance(len(part) * group.count)
+
+
+def finish(
+    out: Path, about: dict[str, Any], sampling: Sampling, options: Options, device: str
+) -> None:
+    """The grid, the .npz if asked for, and a record that says it is complete."""
+    num = about["num"]
     shown = [np.asarray(Image.open(image_file(out, i))) for i in range(min(num, GRID))]
-    pictures.grid(shown, columns=10 if len(shown) >= 20 else max(1, round(len(shown) ** 0.5))).save(
-        out / "grid.png"
-    )
-    labels = labels_of(range(num), sampling, model.config.classes)
+    columns = 10 if len(shown) >= 20 else max(1, round(len(shown) ** 0.5))
+    pictures.grid(shown, columns=columns).save(out / "grid.png")
+    if options.npz:
+        write_npz(out, num)
+    labels = labels_of(range(num), sampling, about["classes"])
     done = {**about, "complete": True, "labels": labels, "environment": environment(device)}
     write_atomically(out / "samples.json", json.dumps(done, indent=1) + "\n")
-    return {**about, "out": str(out), "grid": str(out / "grid.png")}
 
 
-def open_first_stage(network: Network, name: str | None, *, device: str, offline: bool) -> Vae:
+def write_npz(out: Path, num: int) -> None:
+    """OUT/samples.npz with `arr_0` (num, H, W, 3) uint8, image by image: memory stays small."""
+    scratch = out / "samples.npz.partial"
+    first = np.asarray(Image.open(image_file(out, 0)))
+    header = {"descr": "|u1", "fortran_order": False, "shape": (num, *first.shape)}
+    with (
+        zipfile.ZipFile(scratch, "w") as archive,
+        archive.open("arr_0.npy", "w", force_zip64=True) as member,
+        console.progress("samples.npz", num) as bar,
+    ):
+        np.lib.format.write_array_header_1_0(member, header)
+        for i in range(num):
+            member.write(np.asarray(Image.open(image_file(out, i))).tobytes())
+            bar.advance()
+    scratch.replace(out / "samples.npz")
+
+
+def open_first_stage(network: Network, options: Options, *, device: str) -> Vae:
     """The VAE to decode with; where the network's store is known, its encoder must be the same."""
     info = network.store
-    vae = load_vae(name or (info.vae if info else PUBLISHED_VAE), device=device, offline=offline)
+    name = options.vae or (info.vae if info else PUBLISHED_VAE)
+    vae = load_vae(name, device=device, offline=options.offline)
     if info:
         vae.check_store(info.vae_fingerprint, info.vae, "this run's store")
     if vae.channels != network.model.config.channels:
@@ -100,17 +186,21 @@ def open_first_stage(network: Network, name: str | None, *, device: str, offline
     return vae
 
 
-def default_name(step: int | None, num: int, sampling: Sampling, weights: str) -> str:
+def default_name(network: Network, num: int, sampling: Sampling, options: Options) -> str:
     """A folder name that tells sample sets of one run apart."""
-    plain = replace(Sampling(), solver=sampling.solver, steps=sampling.steps, seed=sampling.seed)
-    parts = [] if step is None else [f"step{step:07d}"]
+    plain = Sampling()
+    parts = [] if network.step is None else [f"step{network.step:07d}"]
     parts += [f"{sampling.solver}{sampling.steps}", f"cfg{sampling.cfg:g}"]
     if sampling.interval != plain.interval:
         parts.append(f"{sampling.interval[0]:g}to{sampling.interval[1]:g}")
+    if sampling.cfg_channels is not None:
+        parts.append(f"channels{sampling.cfg_channels}")
     if sampling.labels != plain.labels:
         parts.append(sampling.labels.replace(",", "-")[:20])
-    if weights == "model":
-        parts.append(weights)
+    if network.about["weights"] == "model":
+        parts.append("model")
+    if options.precision != "fp32":
+        parts.append(options.precision)
     return "-".join([*parts, f"n{num}", f"seed{sampling.seed}"])
 
 

@@ -15,7 +15,7 @@ FLOORS = [  # lowest first; rooms of one floor do not import each other
     {"batches", "counting", "encoding", "inspect_store", "run_writer", "networks"},
     {"engine", "watch", "stopping"},
     {"extract", "train", "sample", "evaluate", "plan"},
-    {"demo"},
+    {"demo", "compare"},
     {"cli"},
     {"__main__"},
 ]

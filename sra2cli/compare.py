@@ -1,0 +1,71 @@
+"""sra2 sample --grid: the same noise and labels drawn from several sources, in one picture.
+
+The paper's Figures 1 and 4.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sra2cli import pictures
+from sra2cli.errors import SetupError
+from sra2cli.generate import Sampling
+from sra2cli.run import Run
+from sra2cli.sample import Options, at_step, image_file, sample
+
+
+def compare(
+    sources: Sequence[Path],
+    *,
+    num: int,
+    sampling: Sampling,
+    options: Options,
+    out: Path | None,
+    device: str,
+) -> dict[str, Any]:
+    """Draw `num` images from each source ("RUN@STEP" chooses a step) and OUT/comparison.png.
+
+    Run again, only missing images are drawn.
+
+    Raises:
+        SetupError: as `sample`.
+    """
+    out = out or Path("comparison")
+    rows = []
+    for number, source in enumerate(sources):
+        path, chosen = at_step(source, options)
+        folder = out / f"{number}-{path.name}{'' if chosen.step is None else f'-{chosen.step}'}"
+        result = sample(path, num=num, sampling=sampling, options=chosen, out=folder, device=device)
+        images = [np.asarray(Image.open(image_file(folder, i))) for i in range(num)]
+        rows.append((title(result), images))
+    labels = json.loads((folder / "samples.json").read_text())["labels"]
+    names = class_names(at_step(sources[0], options)[0], labels)
+    picture = out / "comparison.png"
+    pictures.labelled_rows(rows, names, picture)
+    return {
+        "picture": str(picture),
+        "sources": [str(s) for s in sources],
+        "num": num,
+        "sampling": sampling.to_dict(),
+    }
+
+
+def title(result: dict[str, Any]) -> str:
+    """Of a row: what was trained, and how long."""
+    name = result.get("recipe") or Path(result["source"]).stem
+    return f"{name}\n{result['step']:,} steps" if result.get("step") is not None else str(name)
+
+
+def class_names(source: Path, labels: Sequence[int] | None) -> list[str]:
+    """What each column shows, as far as the run's store says."""
+    if labels is None:
+        return []
+    try:
+        names = Run(source).store_info.class_names
+    except SetupError:
+        names = []
+    return [names[k] if k < len(names) else str(k) for k in labels]
