@@ -37,7 +37,12 @@ def side_by_side(parts: Sequence[tuple[str, Image.Image]], path: Path) -> None:
 
 
 def curves(
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: Path, *, x: str, y: str
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    path: Path,
+    *,
+    x: str,
+    y: str,
+    marker: str = "",
 ) -> None:
     """Named (x, y) curves in one plot."""
     from matplotlib.figure import Figure
@@ -45,7 +50,7 @@ def curves(
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axis = figure.subplots()
     for name, (xs, ys) in series.items():
-        axis.plot(xs, ys, label=name, linewidth=1.5)
+        axis.plot(xs, ys, label=name, linewidth=1.5, marker=marker)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
     axis.grid(alpha=0.3)

@@ -1,8 +1,11 @@
 """Shared by all tests: golden numbers, a small store, and `sra2` as a user calls it."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve on a busy machine
 
 import numpy as np
 import pytest

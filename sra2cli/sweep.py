@@ -1,0 +1,136 @@
+"""sra2 eval RUN: sampling and judging in one, over guidance, intervals, solver steps or checkpoints.
+
+Each point is an ordinary set of samples and an ordinary result: run again, what is there is kept.
+"""
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sra2cli import console, pictures
+from sra2cli.evaluate import evaluate
+from sra2cli.files import write_atomically
+from sra2cli.generate import Sampling
+from sra2cli.sample import Options, sample
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way to sample; name: what sets it apart from the other points."""
+
+    name: str
+    value: float  # of the swept setting, for the plot
+    step: int | None
+    sampling: Sampling
+
+
+def points(
+    sampling: Sampling,
+    *,
+    checkpoints: Sequence[int | None],
+    cfgs: Sequence[float],
+    intervals: Sequence[tuple[float, float]],
+    solver_steps: Sequence[int],
+) -> tuple[list[Point], str]:
+    """Every combination, and the name of the setting that varies ("point" if several do)."""
+    lists = {
+        "training step": checkpoints,
+        "guidance scale": cfgs,
+        "guidance interval": intervals,
+        "solver steps": solver_steps,
+    }
+    swept = [name for name, values in lists.items() if len(values) > 1]
+    found = []
+    for number, (step, cfg, interval, steps) in enumerate(itertools.product(*lists.values())):
+        shown = {
+            "training step": "newest" if step is None else f"{step:,}",
+            "guidance scale": f"{cfg:g}",
+            "guidance interval": f"{interval[0]:g}:{interval[1]:g}",
+            "solver steps": str(steps),
+        }
+        numbers = {
+            "training step": float(step or 0),
+            "guidance scale": cfg,
+            "guidance interval": interval[1],
+            "solver steps": float(steps),
+        }
+        name = " ".join(shown[s] for s in swept) or shown["training step"]
+        value = numbers[swept[0]] if len(swept) == 1 else float(number)
+        chosen = replace(sampling, cfg=cfg, interval=interval, steps=steps)
+        found.append(Point(name, value, step, chosen))
+    return found, swept[0] if len(swept) == 1 else "point"
+
+
+def judge(
+    source: Path,
+    wanted: Sequence[Point],
+    *,
+    swept: str,
+    num: int,
+    options: Options,
+    device: str,
+    out: Path | None = None,
+    **judging: Any,
+) -> dict[str, Any]:
+    """Sample and judge each point; a table, and for several points a plot.
+
+    Args:
+        source: a run or a checkpoint. judging: settings of `evaluate`.
+
+    Returns:
+        {"rows": one result a point, "plot": a PNG or None, "file": results as JSON}.
+    """
+    rows = []
+    for point in wanted:
+        console.say(f"{swept} {point.name}")
+        drawn = sample(
+            source,
+            num=num,
+            sampling=point.sampling,
+            options=replace(options, step=point.step),
+            device=device,
+        )
+        folder = Path(drawn["out"])
+        out = out or folder.parent.parent / "evals"
+        out.mkdir(parents=True, exist_ok=True)
+        asked = {"checkpoint": drawn["checkpoint"], "num": num, **fingerprints(judging)}
+        file = out / f"{folder.name}.json"
+        row = known(file, asked)
+        if row is None:
+            row = {"asked": asked, **evaluate(folder, device=device, **judging)}
+            write_atomically(file, json.dumps(row, indent=1) + "\n")
+        rows.append({"point": point.name, "value": point.value, **row})
+    assert out is not None
+    names = rows[0]["metric"].split(",")
+    stem = f"{swept.replace(' ', '-')}-{'-'.join(names)}-n{num}"
+    plot = None
+    if len(rows) > 1:
+        plot = out / f"{stem}.png"
+        values = [row["value"] for row in rows]
+        curves = {name: (values, [row[name] for row in rows]) for name in names}
+        pictures.curves(curves, plot, x=swept, y=", ".join(names), marker="o")
+    write_atomically(out / f"{stem}.json", json.dumps(rows, indent=1) + "\n")
+    return {"rows": rows, "plot": plot and str(plot), "file": str(out / f"{stem}.json")}
+
+
+def known(file: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """The result that an earlier call left for the same samples, reference and settings."""
+    try:
+        row: dict[str, Any] = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+    return row if row.get("asked") == asked else None
+
+
+def fingerprints(judging: dict[str, Any]) -> dict[str, str]:
+    """Settings as text; files with size and date, so that a changed reference is seen."""
+    found = {}
+    for name, value in sorted(judging.items()):
+        found[name] = str(value)
+        if value is not None and name in ("ref", "weights") and Path(str(value)).is_file():
+            about = Path(str(value)).stat()
+            found[name] += f" ({about.st_size} bytes, {about.st_mtime_ns})"
+    return found
