@@ -9,11 +9,12 @@ PACKAGE = Path(__file__).parent.parent / "sra2cli"
 FLOORS = [  # lowest first; rooms of one floor do not import each other
     {"__init__", "errors", "files", "settings"},
     {"path", "sit", "recipe", "clock", "console", "pictures", "prefetch"},
-    {"align", "ema", "store", "vae", "images", "digits", "sampler", "encoders", "processes"},
-    {"sources", "store_writer", "probe"},
-    {"objective", "run", "features", "metrics", "generate", "checkpoints", "decoding"},
-    {"batches", "counting", "encoding", "inspect_store", "run_writer", "networks"},
-    {"engine", "watch", "stopping"},
+    {"align", "ema", "store", "vae", "images", "digits", "sampler", "encoders", "processes"}
+    | {"metrics", "npz"},
+    {"sources", "store_writer", "probe", "features"},
+    {"objective", "run", "generate", "checkpoints", "decoding", "imagesets", "inception", "scores"},
+    {"batches", "counting", "encoding", "inspect_store", "run_writer", "networks", "reference"},
+    {"engine", "watch", "stopping", "caveats"},
     {"extract", "train", "sample", "evaluate", "plan"},
     {"demo"},
     {"cli"},
@@ -22,12 +23,13 @@ FLOORS = [  # lowest first; rooms of one floor do not import each other
 LIBRARIES = {  # heavy libraries, and the rooms that may import them
     "diffusers": {"vae", "digits"},
     "torchvision": set(),
-    "torch_fidelity": set(),
+    "torch_fidelity": {"inception"},
     "transformers": {"encoders"},
     "accelerate": {"train", "engine", "processes"},
     "pyarrow": {"sources"},
     "matplotlib": {"pictures"},
     "sklearn": {"digits"},
+    "scipy": {"metrics"},
     "h5py": {"store", "store_writer", "sources"},
     "typer": {"cli"},
 }
