@@ -1,68 +1,183 @@
 """sra2 eval: samples → numbers."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sra2cli import console, digits
+from sra2cli import console, npz, scores
+from sra2cli.caveats import caveats
 from sra2cli.errors import DataError, SetupError
-from sra2cli.features import Extractor, all_features, digits_extractor, image_batches
+from sra2cli.features import Collected, Extractor, features_of
 from sra2cli.files import write_atomically
-from sra2cli.metrics import frechet_distance, statistics
+from sra2cli.imagesets import ImageSet, from_source, open_images
+from sra2cli.metrics import IS_SPLIT, NEIGHBOURS, Distances
+from sra2cli.reference import (
+    Reference,
+    check_target,
+    describe,
+    is_npz,
+    lacks,
+    open_extractor,
+    open_reference,
+    save_reference,
+)
 from sra2cli.run import environment
-from sra2cli.sources import Source, open_source
+from sra2cli.sources import Source
 from sra2cli.sources.folder import FolderReader
 
-METRICS = ("fd-digits",)
+BATCH = 64
 
 
-def evaluate(samples: Path, *, metric: str, ref: str | None = None) -> dict[str, Any]:
-    """Judge a folder of samples; the result is also written to SAMPLES/eval-METRIC.json.
+def evaluate(
+    samples: Path,
+    *,
+    metric: str | None = None,
+    ref: str | None = None,
+    weights: Path | None = None,
+    save_stats: Path | None = None,
+    crop: int | None = None,
+    distances: Distances = "float16",
+    batch: int = BATCH,
+    device: str = "cpu",
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Judge samples; the result is also written to `out`, by default beside or in them.
 
     Args:
-        ref: folder of reference images; None: the metric's own (fd-digits: scikit-learn's digits).
+        samples: a folder of `sra2 sample`, any source of images, or an ADM .npz.
+        metric: names of scores.METRICS, with commas; None: see `choose`.
+        ref: an ADM .npz, or a source of images; None: the metric's own (fd-digits: scikit-learn's
+            digits).
+        weights: of Inception; None: where torch-fidelity keeps them.
+        save_stats: write the statistics of these samples here, to be used as a reference.
+        crop: centre-crop all images to this side, as ADM does.
 
     Raises:
-        SetupError: unknown metric, no samples, unfinished samples.
-        DataError: an image cannot be read.
+        SetupError: unknown metric, no or unfinished samples, a reference that does not do.
+        DataError: an image, a reference or features that cannot be.
     """
-    if metric not in METRICS:
-        raise SetupError(f"unknown metric '{metric}': one of {', '.join(METRICS)}")
-    about = read_record(samples)
-    source = sample_source(samples, about)
-    extractor = digits_extractor()
-    reference = reference_features(extractor, ref)
-    fake = all_features(extractor, image_batches(source, "samples"))
-    for name, features in [("samples", fake), ("reference", reference)]:
-        if len(features["features"]) < 2:
-            raise SetupError(f"a Frechet distance needs at least 2 images: {name} has one")
-    result: dict[str, Any] = {
+    if batch < 1 or (crop is not None and crop < 1):
+        raise SetupError("--batch and --crop must be above 0")
+    names = choose(metric, ref, statistics_alone=save_stats is not None)
+    if save_stats is not None:
+        check_target(save_stats)
+    images, about = open_samples(samples, crop)
+    extractor = open_extractor(names, weights, device)
+    left_out = [] if metric else impossible(names, extractor, ref)
+    names = tuple(name for name in names if name not in left_out)
+    real = open_reference(ref, extractor, names, crop=crop, batch=batch)
+    need = scores.wanted(names)
+    if extractor.classifies and about and about.get("labels"):
+        need = replace(need, rows=need.rows | {"logits"})
+    if save_stats is None:
+        fake = features_of(extractor, images.batches(batch), need)
+    else:
+        fake = save_reference(save_stats, images, extractor, need, crop=crop, batch=batch)
+    found = scores.values(
+        names, fake, real.kept if real else None, distances=distances, device=device
+    )
+    result = {
         "samples": str(samples),
-        "metric": metric,
-        "fd-digits": frechet_distance(
-            statistics(fake["features"]), statistics(reference["features"])
-        ),
-        "count": len(source),
-        "reference": ref or "scikit-learn digits",
-        "reference_count": len(reference["features"]),
-        "extractor": {"name": extractor.name, "fingerprint": extractor.fingerprint},
+        "metric": ",".join(names),
+        **found,
+        **record(images, extractor, real, fake, about),
+        "settings": {
+            "metrics": list(names),
+            "crop": crop,
+            "batch": batch,
+            "is_split": IS_SPLIT,
+            "neighbours": NEIGHBOURS,
+            "dtypes": {"features": "float32", "statistics": "float64", "distances": distances},
+        },
+        "saved_statistics": None if save_stats is None else str(save_stats),
+        "warnings": caveats(names, extractor, images, fake, real, left_out=left_out),
+        "how": about,
+        "environment": environment(device),
     }
-    if about and about.get("labels"):
-        asked = np.asarray(about["labels"][: len(source)])
-        result["accuracy"] = float((fake["logits"].argmax(axis=1) == asked).mean())
-    result |= {"how": about, "environment": environment()}
-    write_atomically(samples / f"eval-{metric}.json", json.dumps(result, indent=1) + "\n")
-    if len(source) < 2 * fake["features"].shape[1]:
-        console.warn(f"{len(source)} samples are few for a Frechet distance: it comes out too high")
+    write_atomically(out or result_file(samples, names), json.dumps(result, indent=1) + "\n")
+    for warning in result["warnings"]:
+        console.warn(warning)
     return result
+
+
+def choose(metric: str | None, ref: str | None, *, statistics_alone: bool) -> tuple[str, ...]:
+    """The metrics asked for; by default those of the papers against an .npz, else fd-digits.
+
+    () where statistics are to be saved and nothing else is asked for.
+    """
+    if metric is not None:
+        return scores.parse(metric)
+    if ref is None and statistics_alone:
+        return ()
+    return scores.PAPERS if ref is not None and is_npz(ref) else ("fd-digits",)
+
+
+def impossible(names: Sequence[str], extractor: Extractor, ref: str | None) -> list[str]:
+    """Metrics that an .npz does not have enough for."""
+    if ref is None or not is_npz(ref):
+        return []
+    keys = npz.keys_of(Path(ref))
+    return [name for name in names if lacks(name, extractor, keys)]
+
+
+def record(
+    images: ImageSet,
+    extractor: Extractor,
+    real: Reference | None,
+    fake: Collected,
+    about: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """What was compared with what, through which network."""
+    result: dict[str, Any] = {
+        "count": fake.count,
+        "reference": real and real.about["name"],
+        "reference_count": real and real.kept.count,
+        "extractor": {
+            "name": extractor.name,
+            "fingerprint": extractor.fingerprint,
+            **extractor.about,
+        },
+        "samples_about": describe(images),
+        "reference_about": real and real.about,
+    }
+    if about and about.get("labels") and "logits" in fake.rows:
+        asked = np.asarray(about["labels"][: fake.count])
+        predicted = fake.rows["logits"].argmax(dim=1).numpy()
+        result["accuracy"] = float((predicted == asked).mean())
+    return result
+
+
+def result_file(samples: Path, names: Sequence[str]) -> Path:
+    """Where a result goes: into a folder of samples, beside a file or pattern."""
+    name = f"eval-{'-'.join(names) or 'statistics'}.json"
+    return samples / name if samples.is_dir() else samples.with_name(f"{samples.stem}-{name}")
+
+
+def open_samples(samples: Path, crop: int | None) -> tuple[ImageSet, dict[str, Any] | None]:
+    """The samples in order, and the record of `sra2 sample` in or beside them, if there is one."""
+    if not samples.exists() and not any(c in samples.name for c in "*?["):
+        raise SetupError(f"no samples folder {samples}")
+    folder = samples if samples.is_dir() else samples.parent
+    about = read_record(folder)
+    if samples.is_dir() and about is not None:
+        images = from_source(sample_source(samples, about), "samples", crop=crop)
+        images.labels = about.get("labels")
+        return images, about
+    images = open_images(samples, "samples", crop=crop)
+    if samples.suffix.lower() != ".npz" or about is None:
+        return images, None
+    if images.count < about["num"]:
+        raise DataError(f"{samples} holds {images.count} images, {folder}'s record {about['num']}")
+    images.labels = about.get("labels") or images.labels
+    return images, about
 
 
 def read_record(samples: Path) -> dict[str, Any] | None:
     """samples.json, or None for a folder that `sra2 sample` did not make."""
-    if not samples.is_dir():
-        raise SetupError(f"no samples folder {samples}")
     record = samples / "samples.json"
     if not record.exists():
         return None
@@ -76,10 +191,8 @@ def read_record(samples: Path) -> dict[str, Any] | None:
     return about
 
 
-def sample_source(samples: Path, about: dict[str, Any] | None) -> Source:
+def sample_source(samples: Path, about: dict[str, Any]) -> Source:
     """The sample images in order; exactly as many as the record says."""
-    if about is None:
-        return open_source(samples)
     names = [f"{i:06d}.png" for i in range(about["num"])]
     missing = [name for name in names if not (samples / name).exists()]
     if missing:
@@ -88,10 +201,3 @@ def sample_source(samples: Path, about: dict[str, Any] | None) -> Source:
             "sample again"
         )
     return Source(samples, names, None, [], FolderReader(samples, names))
-
-
-def reference_features(extractor: Extractor, ref: str | None) -> dict[str, np.ndarray]:
-    if ref is None:
-        images, _ = digits.load_digits()
-        return extractor.run(images)
-    return all_features(extractor, image_batches(open_source(Path(ref)), "reference"))

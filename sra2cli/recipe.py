@@ -159,6 +159,8 @@ def _check(recipe: Recipe) -> None:
         "log.save_every": log.save_every,
         "log.keep_every": log.keep_every,
         "log.keep": log.keep,
+        "log.eval_num": log.eval_num,
+        "log.eval_steps": log.eval_steps,
         **{f"model.{k}": v for k, v in custom.items() if v is not None},
     }
     if train.micro_batch is not None:
@@ -166,8 +168,8 @@ def _check(recipe: Recipe) -> None:
     for key, number in positive.items():
         if number <= 0:
             raise SetupError(f"'{key}' must be above 0, not {number}")
-    if log.preview_every < 0:
-        raise SetupError("'log.preview_every' must not be negative")
+    if log.preview_every < 0 or log.eval_every < 0:
+        raise SetupError("'log.preview_every' and 'log.eval_every' must not be negative")
     if recipe.data.classes < 0 or train.weight_decay < 0:
         raise SetupError("'data.classes' and 'train.weight_decay' must not be negative")
     if not 0 <= recipe.seed < 2**63:

@@ -2,7 +2,7 @@
 
 recipe.yaml           the resolved recipe
 run.json              versions, hardware, git state, and the store it was trained on
-metrics.jsonl         a row every `log.every` steps
+metrics.jsonl         a row every `log.every` steps; evaluations: rows with an "event"
 checkpoints/step-00001000/
     model.safetensors  ema.safetensors  heads.safetensors  training.pt  checkpoint.json
 """
@@ -85,7 +85,15 @@ class Run:
         return StoreInfo(**self.about["store"]["info"])
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Rows of metrics.jsonl, without a last row cut off by a kill."""
+        """Rows of losses in metrics.jsonl."""
+        return [row for row in self.entries() if "event" not in row]
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """Rows of another kind: "eval"."""
+        return [row for row in self.entries() if row.get("event") == kind]
+
+    def entries(self) -> list[dict[str, Any]]:
+        """All rows of metrics.jsonl, without a last row cut off by a kill."""
         if not self.metrics_file.exists():
             return []
         lines = self.metrics_file.read_text().split("\n")

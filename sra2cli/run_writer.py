@@ -179,7 +179,7 @@ class RunWriter(Run):
 
     def start_metrics(self, step: int) -> TextIO:
         """Open metrics.jsonl for appending, without the rows after `step`."""
-        rows = [row for row in self.metrics() if row["step"] <= step]
+        rows = [row for row in self.entries() if row["step"] <= step]
         write_atomically(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
         return self.metrics_file.open("a")
 

@@ -112,6 +112,11 @@ class Log:
     keep_every: int = 50_000  # checkpoints at multiples of this are never deleted
     keep: int = 2  # newest checkpoints kept besides those
     preview_every: int = 10_000  # steps between grids drawn from the EMA; 0: none
+    eval_every: int = 0  # steps between evaluations of the EMA; 0: none
+    eval_num: int = 5_000  # images drawn for each, with balanced labels and Euler's method
+    eval_steps: int = 50  # of the solver
+    eval_metrics: str = "fid"  # names with commas, as `sra2 eval` takes them
+    eval_ref: str | None = None  # what they are compared with, as `sra2 eval --ref`
     tensorboard: bool = True
     wandb: str | None = None  # project of Weights & Biases
 

@@ -1,4 +1,4 @@
-"""sra2 eval RUN: sampling and judging in one, over guidance, intervals, solver steps or checkpoints.
+"""sra2 eval RUN: sampling and judging in one, over guidance, intervals, solver steps, checkpoints.
 
 Each point is an ordinary set of samples and an ordinary result: run again, what is there is kept.
 """
@@ -36,29 +36,25 @@ def points(
     solver_steps: Sequence[int],
 ) -> tuple[list[Point], str]:
     """Every combination, and the name of the setting that varies ("point" if several do)."""
-    lists = {
-        "training step": checkpoints,
-        "guidance scale": cfgs,
-        "guidance interval": intervals,
-        "solver steps": solver_steps,
+    lengths = {
+        "training step": len(checkpoints),
+        "guidance scale": len(cfgs),
+        "guidance interval": len(intervals),
+        "solver steps": len(solver_steps),
     }
-    swept = [name for name, values in lists.items() if len(values) > 1]
+    swept = [name for name, length in lengths.items() if length > 1]
     found = []
-    for number, (step, cfg, interval, steps) in enumerate(itertools.product(*lists.values())):
-        shown = {
-            "training step": "newest" if step is None else f"{step:,}",
-            "guidance scale": f"{cfg:g}",
-            "guidance interval": f"{interval[0]:g}:{interval[1]:g}",
-            "solver steps": str(steps),
+    for number, (step, cfg, interval, steps) in enumerate(
+        itertools.product(checkpoints, cfgs, intervals, solver_steps)
+    ):
+        shown: dict[str, tuple[str, float]] = {
+            "training step": ("newest" if step is None else f"{step:,}", step or 0),
+            "guidance scale": (f"{cfg:g}", cfg),
+            "guidance interval": (f"{interval[0]:g}:{interval[1]:g}", interval[1]),
+            "solver steps": (str(steps), steps),
         }
-        numbers = {
-            "training step": float(step or 0),
-            "guidance scale": cfg,
-            "guidance interval": interval[1],
-            "solver steps": float(steps),
-        }
-        name = " ".join(shown[s] for s in swept) or shown["training step"]
-        value = numbers[swept[0]] if len(swept) == 1 else float(number)
+        name = " ".join(shown[s][0] for s in swept) or shown["training step"][0]
+        value = float(shown[swept[0]][1] if len(swept) == 1 else number)
         chosen = replace(sampling, cfg=cfg, interval=interval, steps=steps)
         found.append(Point(name, value, step, chosen))
     return found, swept[0] if len(swept) == 1 else "point"

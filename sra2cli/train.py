@@ -16,6 +16,7 @@ from sra2cli.batches import Batches, check_store, share
 from sra2cli.encoders import Encoder, load_encoder
 from sra2cli.engine import Engine, resolve_precision
 from sra2cli.errors import SetupError
+from sra2cli.judging import Judge
 from sra2cli.networks import open_network, start_from
 from sra2cli.objective import Objective, build_heads, sit_config
 from sra2cli.processes import Group
@@ -72,7 +73,7 @@ def train(
         finally:
             if run is not None:
                 run.close()
-        rows = [row for row in Run(out).metrics() if "loss" in row]
+        rows = Run(out).metrics()
         return {"run": str(out), "step": engine.step, "last": rows[-1] if rows else {}}
 
 
@@ -86,6 +87,7 @@ class Job:
     encoder: Encoder | None
     source: Source | None
     indices: list[range]
+    judge: Judge | None
 
 
 def prepare(wanted: Recipe, data: Path, group: Group, *, images: Path | None, offline: bool) -> Job:
@@ -114,7 +116,10 @@ def prepare(wanted: Recipe, data: Path, group: Group, *, images: Path | None, of
             f"global batch {wanted.train.batch} = {group.count} processes x "
             f"{len(indices[0])} x {len(indices)} accumulated"
         )
-    return Job(wanted, store, objective, encoder, source, indices)
+    judge = None
+    if group.main and wanted.log.eval_every:
+        judge = Judge(wanted, store.info, device=group.device, offline=offline)
+    return Job(wanted, store, objective, encoder, source, indices, judge)
 
 
 def start(objective: Objective, init: Path, num_heads: int | None) -> dict[str, str]:
@@ -186,6 +191,8 @@ def loop(job: Job, engine: Engine, group: Group, run: RunWriter | None, *, offli
                 saved = save(engine, run)
             if watch is not None and log.preview_every and step % log.preview_every == 0:
                 watch.previews.draw(engine.ema.model, step)
+            if watch is not None and job.judge is not None and step % log.eval_every == 0:
+                watch.event("eval", step, job.judge.judge(engine.ema.model))
             if stopped:
                 break
         if saved == first and settings.steps > first:

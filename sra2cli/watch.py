@@ -82,6 +82,12 @@ class Watch:
         """Write a row of another kind, as an evaluation."""
         self._metrics.write(json.dumps({"step": step, "event": kind, **values}) + "\n")
         self._metrics.flush()
+        numbers = {k: v for k, v in values.items() if isinstance(v, float)}
+        for name, value in numbers.items():
+            if self._board is not None:
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+        if self._wandb is not None:
+            self._wandb.log({f"{kind}/{k}": v for k, v in numbers.items()}, step=step)
 
     def close(self) -> None:
         self._metrics.close()

@@ -433,3 +433,30 @@ def test_accelerate_launch_works_too(store, tmp_path):
     run([*launcher, *arguments])
     run(command(store, tmp_path / "b", "align.sra2.depth=2", processes=2))
     assert_same(tmp_path / "a", tmp_path / "b")
+
+
+def test_evaluation_while_training(run_sra2, digits_store, tmp_path):
+    """Written to metrics.jsonl and TensorBoard, does not change the run, kept on resume."""
+    train_ = ["train", "--recipe", "digits-sra2", "--data", digits_store]
+    for setting in ("train.steps=4", "train.batch=8", "log.save_every=2", "log.every=2"):
+        train_ += ["--set", setting]
+    judged = [*train_, "--out", "judged"]
+    for setting in ("eval_every=2", "eval_num=12", "eval_steps=3", "eval_metrics=fd-digits"):
+        judged += ["--set", f"log.{setting}"]
+    assert run_sra2(*train_, "--out", "plain").returncode == 0
+    assert run_sra2(*judged).returncode == 0
+    from sra2cli.run import Run
+
+    run_, plain = Run(tmp_path / "judged"), Run(tmp_path / "plain")
+    events = run_.events("eval")
+    assert [e["step"] for e in events] == [2, 4] and all(e["fd-digits"] > 0 for e in events)
+    assert events[0]["count"] == 12 and events[0]["sampling"]["solver"] == "euler"
+    assert [r["loss"] for r in run_.metrics()] == [r["loss"] for r in plain.metrics()]
+    first, second = weights(tmp_path / "judged", 4), weights(tmp_path / "plain", 4)
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    more = [*judged, "--set", "train.steps=6"]
+    assert run_sra2(*more).returncode == 0
+    assert [e["step"] for e in Run(tmp_path / "judged").events("eval")] == [2, 4, 6]
+    missing = [*train_, "--out", "x", "--set", "log.eval_every=2"]
+    line = one_line(run_sra2(*missing), 2)
+    assert "weights" in line and not (tmp_path / "x").exists()

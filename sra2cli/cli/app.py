@@ -93,6 +93,15 @@ def one_of(option: str, value: str, options: tuple[str, ...]) -> None:
         raise SetupError(f"{option} is one of {', '.join(options)}, not '{value}'")
 
 
+def parse_interval(text: str) -> tuple[float, float]:
+    """ "0:0.7" → (0.0, 0.7)."""
+    try:
+        low, high = (float(part) for part in text.split(":"))
+    except ValueError:
+        raise SetupError(f"--interval is a:b, as 0:0.7; not '{text}'") from None
+    return low, high
+
+
 def show(result: dict[str, Any], as_json: bool, title: str) -> None:
     """The result on stdout: JSON, or its plain values as a table."""
     from sra2cli import console

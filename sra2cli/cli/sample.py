@@ -12,6 +12,7 @@ from sra2cli.cli.app import (
     Processes,
     app,
     one_of,
+    parse_interval,
     pick_device,
     show,
     start_processes,
@@ -146,12 +147,3 @@ def sample(
             device=pick_device(device),
         )
         show(result, json, "sample")
-
-
-def parse_interval(text: str) -> tuple[float, float]:
-    """ "0:0.7" → (0.0, 0.7)."""
-    try:
-        low, high = (float(part) for part in text.split(":"))
-    except ValueError:
-        raise SetupError(f"--interval is a:b, as 0:0.7; not '{text}'") from None
-    return low, high

@@ -1,0 +1,64 @@
+"""sra2 eval RUN: drawing and judging over settings, resumable."""
+
+import json
+
+import pytest
+from conftest import one_line
+from PIL import Image
+
+from sra2cli import recipe
+from sra2cli.train import train
+
+
+@pytest.fixture(scope="module")
+def run(digits_store, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    settings = ["train.steps=4", "train.batch=8", "log.save_every=2", "log.tensorboard=false"]
+    train(recipe.load("digits-sra2", settings), digits_store, out)
+    return out
+
+
+def test_a_run_is_drawn_and_judged(run_sra2, run):
+    judge = ["eval", run, "--num", 12, "--steps", 3, "--metrics", "fd-digits", "--json"]
+    result = json.loads(run_sra2(*judge).stdout)
+    (row,) = result["rows"]
+    assert row["count"] == 12 and row["how"]["step"] == 4 and result["plot"] is None
+    folder = run / "samples" / "step0000004-em3-cfg1-n12-seed0"
+    alone = json.loads(run_sra2("eval", folder, "--metrics", "fd-digits", "--json").stdout)
+    assert alone["fd-digits"] == row["fd-digits"]
+
+
+def test_a_sweep_is_a_table_and_a_plot_and_goes_on(run_sra2, run, monkeypatch):
+    judge = ["eval", run, "--num", 12, "--steps", 3, "--cfg", "1,1.5,2", "--interval", "0:0.7"]
+    first = run_sra2(*judge, "--metrics", "fd-digits", "--json")
+    assert first.returncode == 0, first.stderr
+    result = json.loads(first.stdout)
+    assert [row["value"] for row in result["rows"]] == [1.0, 1.5, 2.0]
+    with Image.open(result["plot"]) as plot:
+        assert plot.width > 300
+    from sra2cli import sweep
+
+    calls = []
+    evaluate = sweep.evaluate
+    monkeypatch.setattr(sweep, "evaluate", lambda *a, **k: calls.append(a) or evaluate(*a, **k))
+    again = json.loads(run_sra2(*judge, "--metrics", "fd-digits", "--json").stdout)
+    assert not calls and again["rows"] == result["rows"]
+    more = [*judge[:-4], "--cfg", "1,1.5,2,3", "--interval", "0:0.7", "--metrics", "fd-digits"]
+    assert run_sra2(*more).returncode == 0 and len(calls) == 1
+    over = ["eval", run, "--num", 12, "--steps", 3, "--step", "2,4", "--metrics", "fd-digits"]
+    found = json.loads(run_sra2(*over, "--json").stdout)
+    assert [row["how"]["step"] for row in found["rows"]] == [2, 4]
+    assert [row["value"] for row in found["rows"]] == [2.0, 4.0]
+
+
+def test_what_does_not_fit_is_refused(run_sra2, run, digits_folder):
+    assert "--cfg is for a run or checkpoint" in one_line(
+        run_sra2("eval", digits_folder, "--cfg", "1"), 2
+    )
+    assert "--cfg takes values with commas" in one_line(run_sra2("eval", run, "--cfg", "x"), 2)
+    assert "--save-stats is for samples" in one_line(
+        run_sra2("eval", run, "--save-stats", "a.npz"), 2
+    )
+    assert "no checkpoint of step 7" in one_line(
+        run_sra2("eval", run, "--step", "7", "--num", 4, "--metrics", "fd-digits"), 2
+    )
