@@ -43,7 +43,9 @@ def small_extractor() -> Extractor:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(room, "inception_extractor", lambda weights, *, device: small_extractor())
+    monkeypatch.setattr(
+        reference, "inception_extractor", lambda weights, *, device: small_extractor()
+    )
     return small_extractor()
 
 
@@ -293,12 +295,12 @@ def test_saved_statistics_serve_as_reference_and_are_the_same_bytes_again(
     (tmp_path / "ref.npz").unlink()
     with monkeypatch.context() as patch:
         broken = Extractor("small", "f00d", WIDTHS, small.saved, interrupt)
-        patch.setattr(room, "inception_extractor", lambda weights, *, device: broken)
+        patch.setattr(reference, "inception_extractor", lambda weights, *, device: broken)
         assert run_sra2(*save).returncode == 130
     assert not list(tmp_path.glob("*ref.npz*"))
     assert judged(run_sra2(*save)) and (tmp_path / "ref.npz").read_bytes() == saved
     other = Extractor("large", "beef", WIDTHS, small.saved, small.run)
-    monkeypatch.setattr(room, "inception_extractor", lambda weights, *, device: other)
+    monkeypatch.setattr(reference, "inception_extractor", lambda weights, *, device: other)
     line = one_line(run_sra2("eval", "s.npz", "--ref", "ref.npz", "--metrics", "fid"), 2)
     assert "was made with another network (small)" in line
 
