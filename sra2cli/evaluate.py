@@ -11,7 +11,7 @@ import numpy as np
 from sra2cli import console, npz, scores
 from sra2cli.caveats import caveats
 from sra2cli.errors import DataError, SetupError
-from sra2cli.features import Collected, Extractor, features_of
+from sra2cli.features import Collected, Extractor, Wanted, features_of
 from sra2cli.files import write_atomically
 from sra2cli.imagesets import ImageSet, from_source, open_images
 from sra2cli.metrics import IS_SPLIT, NEIGHBOURS, Distances
@@ -67,12 +67,11 @@ def evaluate(
         check_target(save_stats)
     images, about = open_samples(samples, crop)
     extractor = open_extractor(names, weights, device)
+    device = "cpu" if extractor.classifies else device
     left_out = [] if metric else impossible(names, extractor, ref)
     names = tuple(name for name in names if name not in left_out)
     real = open_reference(ref, extractor, names, crop=crop, batch=batch)
-    need = scores.wanted(names)
-    if extractor.classifies and about and about.get("labels"):
-        need = replace(need, rows=need.rows | {"logits"})
+    need = needed(names, extractor, about)
     if save_stats is None:
         fake = features_of(extractor, images.batches(batch), need)
     else:
@@ -85,14 +84,7 @@ def evaluate(
         "metric": ",".join(names),
         **found,
         **record(images, extractor, real, fake, about),
-        "settings": {
-            "metrics": list(names),
-            "crop": crop,
-            "batch": batch,
-            "is_split": IS_SPLIT,
-            "neighbours": NEIGHBOURS,
-            "dtypes": {"features": "float32", "statistics": "float64", "distances": distances},
-        },
+        "settings": settings(names, crop=crop, batch=batch, distances=distances),
         "saved_statistics": None if save_stats is None else str(save_stats),
         "warnings": caveats(names, extractor, images, fake, real, left_out=left_out),
         "how": about,
@@ -122,6 +114,28 @@ def impossible(names: Sequence[str], extractor: Extractor, ref: str | None) -> l
         return []
     keys = npz.keys_of(Path(ref))
     return [name for name in names if lacks(name, extractor, keys)]
+
+
+def needed(names: Sequence[str], extractor: Extractor, about: dict[str, Any] | None) -> Wanted:
+    """What to keep of the samples' features; logits too, where accuracy can be told."""
+    need = scores.wanted(names)
+    if extractor.classifies and about and about.get("labels"):
+        return replace(need, rows=need.rows | {"logits"})
+    return need
+
+
+def settings(
+    names: Sequence[str], *, crop: int | None, batch: int, distances: Distances
+) -> dict[str, Any]:
+    """What the numbers depend on, beside samples, reference and network."""
+    return {
+        "metrics": list(names),
+        "crop": crop,
+        "batch": batch,
+        "is_split": IS_SPLIT,
+        "neighbours": NEIGHBOURS,
+        "dtypes": {"features": "float32", "statistics": "float64", "distances": distances},
+    }
 
 
 def record(
