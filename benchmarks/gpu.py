@@ -48,6 +48,7 @@ def wait(device: str) -> None:
 def measure(size: str, method: str, micro: int, store: Any, device: str) -> dict[str, float]:
     """Median images/s of a few runs of steps, compile and warm-up kept out."""
     settings = [f"train.batch={micro}", "train.precision=bf16", "train.compile=true"]
+    torch._dynamo.reset()  # another batch would be compiled with a size that may change
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sra2cli import pictures
+from sra2cli import pictures, processes
 from sra2cli.errors import SetupError
 from sra2cli.generate import Sampling
 from sra2cli.run import Run
@@ -35,23 +35,39 @@ def compare(
         SetupError: as `sample`.
     """
     out = out or Path("comparison")
-    rows = []
-    for number, source in enumerate(sources):
-        path, chosen = at_step(source, options)
-        folder = out / f"{number}-{path.name}{'' if chosen.step is None else f'-{chosen.step}'}"
-        result = sample(path, num=num, sampling=sampling, options=chosen, out=folder, device=device)
-        images = [np.asarray(Image.open(image_file(folder, i))) for i in range(num)]
-        rows.append((title(result), images))
-    labels = json.loads((folder / "samples.json").read_text())["labels"]
-    names = class_names(at_step(sources[0], options)[0], labels)
-    picture = out / "comparison.png"
-    pictures.labelled_rows(rows, names, picture)
+    with processes.group(device) as group:
+        rows, folder = drawn(sources, num, sampling, options, out, device)
+        picture = out / "comparison.png"
+        if group.main:
+            labels = json.loads((folder / "samples.json").read_text())["labels"]
+            names = class_names(at_step(sources[0], options)[0], labels)
+            pictures.labelled_rows(rows, names, picture)
     return {
         "picture": str(picture),
         "sources": [str(s) for s in sources],
         "num": num,
         "sampling": sampling.to_dict(),
     }
+
+
+def drawn(
+    sources: Sequence[Path],
+    num: int,
+    sampling: Sampling,
+    options: Options,
+    out: Path,
+    device: str,
+) -> tuple[list[tuple[str, list[np.ndarray]]], Path]:
+    """A title and images for each source, and the folder of the last."""
+    rows: list[tuple[str, list[np.ndarray]]] = []
+    folder = out
+    for number, source in enumerate(sources):
+        path, chosen = at_step(source, options)
+        folder = out / f"{number}-{path.name}{'' if chosen.step is None else f'-{chosen.step}'}"
+        result = sample(path, num=num, sampling=sampling, options=chosen, out=folder, device=device)
+        images = [np.asarray(Image.open(image_file(folder, i))) for i in range(num)]
+        rows.append((title(result), images))
+    return rows, folder
 
 
 def title(result: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ import os
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,10 +108,16 @@ def decoded(chunks: Chunks, *, workers: int) -> Iterator[Chunk]:
         worker_init_fn=_start_worker,
         prefetch_factor=4 if workers and len(chunks) else None,
     )
+    yield from loader
+
+
+@contextmanager
+def worker_deaths() -> Iterator[None]:
+    """A worker that is killed raises wherever this process happens to be; here in one line."""
     try:
-        yield from loader
+        yield
     except RuntimeError as error:
-        if "worker" not in str(error):
+        if "DataLoader worker (pid" not in str(error):
             raise
         raise DataError(
             "a decoding process was killed (out of memory?): run the same command again, "

@@ -59,6 +59,11 @@ class Job:
     encoder: Encoder | None
     options: Options
 
+    @property
+    def labels(self) -> list[int]:
+        """Of all rows; -1 without labels."""
+        return self.source.labels if self.source.labels is not None else [-1] * len(self.source)
+
     def chunks(self, rows: list[range]) -> Chunks:
         latents = self.source.kind == "latents"
         shape = (2 * self.info.channels, self.info.latent, self.info.latent) if latents else None
@@ -94,6 +99,8 @@ def prepare(images: Path, options: Options, group: Group) -> Job:
             f"{len(source.ignored):,} files do not look like images and are ignored, "
             f"as {source.ignored[0]}"
         )
+    if source.labels is None:
+        console.say("no labels: the store is for unconditional models")
     vae = load_vae(
         options.vae, device=group.device, offline=options.offline, precision=options.precision
     )
@@ -143,7 +150,7 @@ def describe(source: Source, vae: Vae, options: Options) -> StoreInfo:
         resolution=resolution,
         classes=source.classes,
         class_names=source.class_names,
-        crop="imported" if imported else "adm-center",
+        crop=("imported-logvar" if options.logvar else "imported") if imported else "adm-center",
         dtype=options.dtype,
         encode_precision="imported" if imported else options.precision,
         encode_batch=IMPORTED if imported else options.batch or 1,

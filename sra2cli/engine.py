@@ -82,12 +82,17 @@ class Engine:
                 self.scaler.scale(losses["loss"] / len(raws)).backward()
             for name, loss in losses.items():
                 total[name] = total.get(name, 0) + loss.detach() / len(raws)
+        grad = self.parameters[0].grad
+        if self.scaler.is_enabled() and grad is not None:  # once broken, it skips every step
+            grad.mul_(torch.where(self.broken > 0, torch.nan, 1.0))
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.grad_clip)
         self.step += 1
         self._optimize(total["loss"], norm)
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.objective.sit)
+        if self.scaler.is_enabled():  # a step that overflowed is skipped, and has no norm
+            norm = torch.where(norm.isfinite(), norm, 0.0)
         self._add({**total, "grad_norm": norm})
 
     def _optimize(self, loss: Tensor, norm: Tensor) -> None:
@@ -141,8 +146,10 @@ class Engine:
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds beside weights. Of several processes, all must ask."""
         names = sorted(self.sums)
-        rows = torch.stack([self.sums[n].float() for n in names]) if names else torch.zeros(0)
-        gathered = self.accelerator.gather(rows.to(self.device)[None])  # (processes, names)
+        gathered = torch.zeros(self.accelerator.num_processes, 0)  # (processes, names)
+        if names:
+            rows = torch.stack([self.sums[n].float() for n in names])
+            gathered = self.accelerator.gather(rows[None])
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),

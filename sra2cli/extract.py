@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from sra2cli import console, processes
+from sra2cli.decoding import worker_deaths
 from sra2cli.encoding import Job, Options, encoded, first_images, prepare, probe, worker_count
-from sra2cli.errors import SetupError, UserError
+from sra2cli.errors import DataError, SetupError, UserError
 from sra2cli.files import write_atomically
 from sra2cli.processes import Group
 from sra2cli.store import REJECTED, TODO, Store
@@ -40,7 +41,8 @@ def extract(
         job = prepare(images, options, group)
         if out.exists():
             return already_there(out, job)
-        check_disk(out, job)
+        if group.main:
+            check_disk(out, job)
         if dry_run:
             return estimate(out, job, group)
         writer = open_writer(out, job, group)
@@ -62,6 +64,8 @@ def already_there(out: Path, job: Job) -> dict[str, Any]:
     differ = store.info.differs(job.info)
     if not differ and store.all_names != job.source.names:
         differ = ["images"]
+    if not differ and store.all_labels.tolist() != job.labels:
+        differ = ["labels"]
     if differ:
         raise SetupError(
             f"{out} exists and differs in {', '.join(differ)}: remove it or choose another --out"
@@ -97,6 +101,8 @@ def estimate(out: Path, job: Job, group: Group) -> dict[str, Any]:
     """What an extraction will take, from a short probe."""
     begun = time.perf_counter()
     first = first_images(job)
+    if not len(first):
+        raise DataError(f"none of the first images of {job.source.root} can be read")
     decode_rate = len(first) / (time.perf_counter() - begun)
     workers = worker_count(job, group)
     rates = {"decoding": decode_rate * max(1, workers)}
@@ -120,20 +126,20 @@ def estimate(out: Path, job: Job, group: Group) -> dict[str, Any]:
 
 def open_writer(out: Path, job: Job, group: Group) -> StoreWriter:
     """The store to fill. One process lays it out; it also chooses the batch, once for all."""
-    labels = job.source.labels if job.source.labels is not None else [-1] * len(job.source)
     if group.main:
         if job.source.kind == "images" and not partial_file(out).exists():
             batch = job.options.batch or probe(job, first_images(job)).batch
             console.say(f"encoding {batch} images at a time")
             job = replace(job, info=replace(job.info, encode_batch=batch))
-        writer = StoreWriter(out, job.info, job.source.names, labels)
+        writer = StoreWriter(out, job.info, job.source.names, job.labels)
     group.wait()
     if not group.main:
-        writer = StoreWriter(out, job.info, job.source.names, labels, create=False)
+        writer = StoreWriter(out, job.info, job.source.names, job.labels, create=False)
     asked = job.options.batch
-    if asked is not None and asked != writer.info.encode_batch and job.source.kind == "images":
+    begun = writer.info.encode_batch  # 0: killed while it was finished
+    if asked is not None and begun not in (0, asked) and job.source.kind == "images":
         raise SetupError(
-            f"{writer.partial} was begun with --batch {writer.info.encode_batch}: "
+            f"{writer.partial} was begun with --batch {begun}: "
             "go on with that, remove it, or choose another --out"
         )
     return writer
@@ -145,11 +151,12 @@ def fill(writer: StoreWriter, job: Job, group: Group) -> None:
     While the device encodes a chunk, worker processes decode the next and a thread writes the last.
     """
     total, state = len(job.source), writer.state
-    size = job.info.encode_batch
+    size = job.info.encode_batch or 1  # 0: all rows are there, and only the end is missing
     chunks = [range(k, min(k + size, total)) for k in range(0, total, size)]
     mine = [rows for rows in chunks[group.rank :: group.count] if (state[rows] == TODO).any()]
     done = int((state != TODO).sum())
     with (
+        worker_deaths(),
         console.progress("extract", total, start=done) as bar,
         ThreadPoolExecutor(1) as thread,
     ):
@@ -176,6 +183,8 @@ def list_rejects(out: Path, job: Job, state: np.ndarray) -> list[str]:
     if lines:
         text = "\n".join(lines) + "\n"
         write_atomically(rejects_file(out), text.encode("utf-8", "backslashreplace").decode())
+    else:
+        rejects_file(out).unlink(missing_ok=True)
     return lines
 
 

@@ -21,7 +21,7 @@ from sra2cli.errors import SetupError
 from sra2cli.path import PathKind
 from sra2cli.settings import Solver
 from sra2cli.sit import SiT, SiTConfig
-from sra2cli.vae import Rounding, Vae
+from sra2cli.vae import Rounding, Vae, full_precision
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ PRESETS: dict[str, dict[str, Any]] = {  # what the papers report their guided nu
     "repa": {**PAPER, "cfg": 1.8, "interval": (0.0, 0.7)},
     "sit": {**PAPER, "cfg": 1.5, "cfg_channels": 3},
 }
-TOGETHER = 16  # images computed together, at most
+TOGETHER = 32  # images computed together, at most
 WORK = 1e9  # multiply-accumulates of the blocks that are worth a pass
 PIXELS = 1 << 16  # that are worth a pass of the decoder
 
@@ -179,10 +179,14 @@ def draw(
     on_cpu = device.type == "cpu"
     images = []
     for part, count in in_parts(indices, unit(model.config) if on_cpu else len(indices)):
-        with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+        with (
+            full_precision(),
+            torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None),
+        ):
             latents = draw_latents(model, part, sampling, kind=kind, device=device)
         side = model.config.latent * vae.factor
-        decoded = _power_of_two(PIXELS / side**2) if on_cpu else len(part)
+        fits = max(1, (1 << 20) // side**2)  # a decoder's activations are large
+        decoded = _power_of_two(PIXELS / side**2) if on_cpu else min(len(part), fits)
         for some, real in in_parts(latents[:count], decoded):
             images.append(vae.decode(some, rounding=sampling.rounding)[:real])
     return np.concatenate(images)

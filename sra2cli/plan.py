@@ -1,6 +1,7 @@
 """sra2 train --dry-run: what a training is and will take, before it begins."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,28 @@ from sra2cli import console
 from sra2cli.batches import Batches, check_store, share
 from sra2cli.counting import method_cost, parameters
 from sra2cli.engine import Engine, resolve_precision
-from sra2cli.objective import Objective
+from sra2cli.networks import open_network, start_from
+from sra2cli.objective import Objective, sit_config
 from sra2cli.processes import Group, make_accelerator
 from sra2cli.settings import Recipe
+from sra2cli.sources import open_source
 from sra2cli.store import Store
 
+UNSTORED = 768  # width of DINOv2-B, where the store holds no features
 PROBED = 8  # images of a timed step, at most
 STATE_BYTES = 20  # of a parameter: itself, gradient, two moments of AdamW, EMA; float32
 
 
-def plan(wanted: Recipe, data: Path, *, processes: int | None, device: str) -> dict[str, Any]:
+def plan(
+    wanted: Recipe,
+    data: Path,
+    *,
+    processes: int | None,
+    device: str,
+    images: Path | None = None,
+    init: Path | None = None,
+    num_heads: int | None = None,
+) -> dict[str, Any]:
     """Check recipe and store, count, and time one step on this machine.
 
     Returns:
@@ -29,16 +42,19 @@ def plan(wanted: Recipe, data: Path, *, processes: int | None, device: str) -> d
     Raises:
         SetupError, DataError: as the training would.
     """
-    count = processes or 1
+    count = processes or (torch.cuda.device_count() if device == "cuda" else 1)
     indices = share(wanted, rank=0, processes=count)
     store = Store(data)
-    check_store(store, wanted)
+    check_store(store, wanted, open_source(images) if images is not None else None)
     store.verify()
     wanted = resolve_precision(wanted, Path(), torch.device(device))
     cost = method_cost(wanted, stored_features=True)
     settings, micro = wanted.train, len(indices[0])
     heads = sum(c.parameters for c in cost.heads.values())
-    objective = Objective(wanted, feature_width=store.info.feature_width or 768)
+    objective = Objective(wanted, feature_width=store.info.feature_width or UNSTORED)
+    if init is not None:
+        network = open_network(init, step=None, weights="ema", num_heads=num_heads)
+        start_from(objective.sit, network)
     kept, seconds = measure(wanted, store, objective, device)
     per_step = seconds * settings.batch / count
     return {
@@ -65,8 +81,13 @@ def measure(wanted: Recipe, store: Store, objective: Objective, device: str) -> 
     """Bytes that one image keeps for the backward pass, and seconds it takes in a step."""
     engine = Engine(wanted, store, objective, make_accelerator(Group(device=device)))
     size = min(PROBED, wanted.train.batch)
-    source = Batches(store, wanted, [range(size)], features=objective.needs_features)
-    raws = [source.raw(0, range(size))]
+    stored = objective.needs_features and bool(store.info.encoder)
+    source = Batches(store, wanted, [range(size)], features=stored)
+    raw = source.raw(0, range(size))
+    if objective.needs_features and not stored:  # of an encoder that will run: its time is not in
+        side = sit_config(wanted).tokens
+        raw = replace(raw, features=torch.zeros(size, side, UNSTORED))
+    raws = [raw]
     seen: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:

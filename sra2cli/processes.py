@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -36,7 +37,26 @@ class Group:
         if self.count > 1:
             from accelerate import PartialState
 
-            PartialState().wait_for_everyone()
+            with leave_quietly():
+                PartialState().wait_for_everyone()
+
+
+_active: Group | None = None  # of the command that is running, if it is one of several
+
+
+@contextlib.contextmanager
+def leave_quietly() -> Iterator[None]:
+    """Where another process has failed, and said why, this one leaves without a word."""
+    try:
+        yield
+    except RuntimeError:
+        folder = os.environ.get(ERRORS)
+        deadline = time.monotonic() + 5
+        while folder and time.monotonic() < deadline:
+            if any(Path(folder).iterdir()):
+                sys.exit(1)
+            time.sleep(0.05)
+        raise
 
 
 def launched() -> bool:
@@ -85,6 +105,9 @@ def _launch(arguments: list[str], processes: int, *, gpu: bool) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    def stop(number: int, frame: Any) -> None:
+        raise SignalException("asked to stop", sigval=signal.Signals(number))
+
     for name in ("torch.distributed.elastic", "torch.distributed.run", "accelerate"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the processes say it better
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
@@ -95,18 +118,19 @@ def _launch(arguments: list[str], processes: int, *, gpu: bool) -> int:
     parsed = parser.parse_args([*options, "--module", "sra2cli", *arguments])
     with tempfile.TemporaryDirectory() as folder:
         os.environ[ERRORS] = folder
+        signal.signal(signal.SIGUSR1, stop)  # the launcher knows the others
         try:
             launch.launch_command(parsed)
+            code = 0
         except ChildFailedError as error:
-            lines = {p.read_text() for p in sorted(Path(folder).iterdir())}
-            for line in sorted(lines):
-                print(json.loads(line)["message"], file=sys.stderr)
-            codes = [f.exitcode for f in error.failures.values()]
-            codes = [json.loads(line)["code"] for line in lines] or codes
-            return codes[0] if codes[0] > 0 else 128 - codes[0]
+            first = next(iter(error.failures.values())).exitcode
+            code = first if first > 0 else 128 - first
         except (SignalException, KeyboardInterrupt) as error:
-            return 128 + int(getattr(error, "sigval", 2))
-    return 0
+            code = 128 + int(getattr(error, "sigval", signal.SIGINT))
+        left = [json.loads(p.read_text()) for p in sorted(Path(folder).iterdir())]
+    for line in dict.fromkeys(error["message"] for error in left):
+        print(line, file=sys.stderr)
+    return left[0]["code"] if left else code
 
 
 def leave_error(error: UserError, line: str) -> bool:
@@ -125,7 +149,12 @@ def leave_error(error: UserError, line: str) -> bool:
 
 @contextlib.contextmanager
 def group(device: str) -> Iterator[Group]:
-    """This process's place among the processes of the command."""
+    """This process's place among the processes of the command; may be asked for inside itself."""
+    global _active
+    if _active is not None:
+        yield _active
+        _active.wait()
+        return
     if not launched():
         yield Group(device=device)
         return
@@ -138,9 +167,11 @@ def group(device: str) -> Iterator[Group]:
     state = PartialState(cpu=device == "cpu", **options)
     if state.process_index:
         console.silence()
-    yield Group(state.process_index, state.num_processes, str(state.device))
-    state.wait_for_everyone()
+    _active = Group(state.process_index, state.num_processes, str(state.device))
+    yield _active
+    _active.wait()
     state.destroy_process_group()
+    _active = None
 
 
 def make_accelerator(group: Group) -> Any:

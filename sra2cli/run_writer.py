@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
@@ -160,7 +161,7 @@ class RunWriter(Run):
                 sync(file)
             sync(scratch)
         except (RuntimeError, OSError, SafetensorError) as error:
-            full = shutil.disk_usage(self.path).free < 1 << 20  # torch hides why it could not write
+            full = _is_full(self.path)  # torch hides why it could not write
             shutil.rmtree(scratch, ignore_errors=True)
             raise (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else error) from None
         if final.exists():  # a damaged one that was skipped
@@ -198,9 +199,22 @@ def _copy(value: Any) -> Any:
     return [_copy(v) for v in value] if isinstance(value, list) else value
 
 
+def _is_full(folder: Path) -> bool:
+    """Whether nothing more can be written there, be it for the disk or a quota."""
+    probe = folder / f".probe-{os.getpid()}"
+    try:
+        probe.write_bytes(b"x" * (1 << 20))
+        return False
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    finally:
+        probe.unlink(missing_ok=True)
+
+
 def _about(store: Store, device: str, init: Mapping[str, str] | None) -> dict[str, Any]:
     data = {"path": str(store.path.resolve()), "checksums": store.checksums, "count": len(store)}
     return {
+        "id": uuid.uuid4().hex,  # of the run, for services that watch it
         "environment": environment(device),
         "store": {**data, "info": asdict(store.info)},
         "init": dict(init) if init else None,

@@ -128,6 +128,7 @@ def fill(
         for block in model.blocks:
             block.compile()
     missing = [i for i in range(num) if not image_file(out, i).exists()]
+    group.wait()  # all share out the same list
     parts = [missing[k : k + options.batch] for k in range(0, len(missing), options.batch)]
     with console.progress("sample", num, start=num - len(missing)) as bar:
         for part in parts[group.rank :: group.count]:
@@ -144,6 +145,9 @@ def finish(
 ) -> None:
     """The grid, the .npz if asked for, and a record that says it is complete."""
     num = about["num"]
+    missing = [i for i in range(num) if not image_file(out, i).exists()]
+    if missing:
+        raise DataError(f"{image_file(out, missing[0])} is missing: run the same command again")
     shown = [np.asarray(Image.open(image_file(out, i))) for i in range(min(num, GRID))]
     columns = 10 if len(shown) >= 20 else max(1, round(len(shown) ** 0.5))
     pictures.grid(shown, columns=columns).save(out / "grid.png")

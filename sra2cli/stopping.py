@@ -2,6 +2,7 @@
 
 import os
 import signal
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from sra2cli import console
 from sra2cli.processes import ERRORS, Group
 
+WAIT = timedelta(days=7)  # one process may evaluate while the others wait
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -26,7 +28,7 @@ class Stop:
         self._before = {s: signal.getsignal(s) for s in SIGNALS}
         self._agree: Any = None
         if group.count > 1:
-            self._agree = torch.distributed.new_group(backend="gloo")
+            self._agree = torch.distributed.new_group(backend="gloo", timeout=WAIT)
 
     def __enter__(self) -> "Stop":
         for number in SIGNALS:

@@ -151,7 +151,8 @@ class Store:
                 self.info = decode_info(f)
                 state = f["state"][:]
                 self.rows = np.flatnonzero(state == GOOD)
-                self.labels = f["labels"][:][self.rows]
+                self.all_labels = f["labels"][:]
+                self.labels = self.all_labels[self.rows]
                 self.all_names = read_names(f)
                 self.names = [self.all_names[row] for row in self.rows]
                 self.rejected = [self.all_names[row] for row in np.flatnonzero(state == REJECTED)]
@@ -267,9 +268,13 @@ class MappedRows:
 
 
 def checksums(path: Path, title: str) -> dict[str, str]:
-    """BLAKE2b-128 of each data set: of the digests of its blocks of 16 MiB, read in parallel."""
+    """BLAKE2b-128 of each data set: of the digests of its blocks of 16 MiB, read in parallel.
+
+    "attributes" is that of the StoreInfo as sorted JSON, without encode_batch.
+    """
     with open_hdf5(path) as f:
         names = "\0".join(read_names(f)).encode("utf-8", "surrogateescape")
+        about = {k: v for k, v in encode_info(decode_info(f)).items() if k != "encode_batch"}
         extents = {k: Extent.of(f[k]) for k in sorted(f) if k != "names"}
     blocks = [(k, at) for k, e in extents.items() for at in range(0, e.nbytes, BLOCK)]
     found = {k: hashlib.blake2b(digest_size=16) for k in extents}
@@ -288,6 +293,8 @@ def checksums(path: Path, title: str) -> dict[str, str]:
             found[name].update(part)
             bar.advance()
     sums = {k: d.hexdigest() for k, d in found.items()}
+    text = json.dumps(about, sort_keys=True).encode()
+    sums["attributes"] = hashlib.blake2b(text, digest_size=16).hexdigest()
     return {**sums, "names": hashlib.blake2b(names, digest_size=16).hexdigest()}
 
 

@@ -7,6 +7,7 @@ first row, so a disk that fills up cannot break it, and a killed extraction goes
 import contextlib
 import errno
 import fcntl
+import glob
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -69,7 +70,7 @@ class StoreWriter:
         if create and not self.partial.exists():
             self._create(info, names, labels)
         self._lock = self._locked() if create else None
-        self.info = self._check_same(info, names)
+        self.info = self._check_same(info, names, labels)
         with open_hdf5(self.partial) as f:
             extents = {k: Extent.of(f[k]) for k in (*ROW_SETS, "state") if k in f}
         self._sets = {k: e.map(self.partial, "r+") for k, e in extents.items()}
@@ -77,6 +78,8 @@ class StoreWriter:
 
     def _create(self, info: StoreInfo, names: Sequence[str], labels: Sequence[int]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        for left in self.partial.parent.glob(glob.escape(self.partial.name) + ".*"):
+            left.unlink(missing_ok=True)  # of a process that was killed while it laid one out
         scratch = self.partial.with_name(self.partial.name + f".{os.getpid()}")
         try:
             lay_out(scratch, info, names, labels)
@@ -103,7 +106,9 @@ class StoreWriter:
             pass
         return handle
 
-    def _check_same(self, info: StoreInfo, names: Sequence[str]) -> StoreInfo:
+    def _check_same(
+        self, info: StoreInfo, names: Sequence[str], labels: Sequence[int]
+    ) -> StoreInfo:
         found = info
         try:
             with open_hdf5(self.partial) as f:
@@ -111,6 +116,8 @@ class StoreWriter:
                 differ = found.differs(info)
                 if read_names(f) != list(names):
                     differ.append("images")
+                elif f["labels"][:].tolist() != list(labels):
+                    differ.append("labels")
         except (OSError, KeyError, TypeError, ValueError, RuntimeError):
             differ = ["layout"]
         if differ:
@@ -198,7 +205,7 @@ def lay_out(path: Path, info: StoreInfo, names: Sequence[str], labels: Sequence[
     Writing through a memory map to a disk that has filled up since would kill the process.
     """
     count = len(names)
-    with h5py.File(path, "w") as f:
+    with h5py.File(path, "w", locking=False) as f:
         for name, (shape, dtype) in info.row_sets().items():
             _allocate(f, name, (count, *shape), dtype)
         _allocate(f, "state", (count,), "uint8")

@@ -69,7 +69,7 @@ def train(
             group.wait()  # until the folder is there
             engine = Engine(job.recipe, job.store, job.objective, accelerator, job.encoder)
             resume(engine, out, run)
-            loop(job, engine, group, run, offline=offline)
+            loop(job, engine, group, run, out, offline=offline)
         finally:
             if run is not None:
                 run.close()
@@ -149,14 +149,22 @@ def resume(engine: Engine, out: Path, run: RunWriter | None) -> None:
     console.say(f"resuming {out} at step {engine.step:,}")
 
 
-def loop(job: Job, engine: Engine, group: Group, run: RunWriter | None, *, offline: bool) -> None:
+def loop(
+    job: Job,
+    engine: Engine,
+    group: Group,
+    run: RunWriter | None,
+    out: Path,
+    *,
+    offline: bool,
+) -> None:
     """Train to the recipe's last step; a signal saves and stops.
 
     Raises:
         SystemExit: after a signal, when everything is saved.
     """
     settings, log = job.recipe.train, job.recipe.log
-    where = str(run.path if run is not None else "")
+    where = str(out)
     source = Batches(
         job.store,
         job.recipe,
@@ -174,6 +182,8 @@ def loop(job: Job, engine: Engine, group: Group, run: RunWriter | None, *, offli
             f"train {job.recipe.name}", settings.steps, unit="steps", start=first
         ) as bar,
     ):
+        if watch is not None and first:
+            look(job, engine, watch)  # what a kill came before
         for step in engine.steps_from(source.from_step(first, settings.steps)):
             due = step % log.every == 0 or step == settings.steps
             stopped = stop.wanted()
@@ -189,22 +199,32 @@ def loop(job: Job, engine: Engine, group: Group, run: RunWriter | None, *, offli
             bar.advance(note=note)
             if saving:
                 saved = save(engine, run)
-            if watch is not None and log.preview_every and step % log.preview_every == 0:
-                watch.previews.draw(engine.ema.model, step)
-            if watch is not None and job.judge is not None and step % log.eval_every == 0:
-                watch.event("eval", step, job.judge.judge(engine.ema.model))
             if stopped:
                 break
+            if watch is not None:
+                look(job, engine, watch)
         if saved == first and settings.steps > first:
             raise AssertionError("a training ends with a checkpoint")
         if run is not None:
             run.finish_saving()
+    group.wait()  # the checkpoint is on the disk
     if stopped:
         console.say(
             f"stopped at step {engine.step:,}, saved in {where}: "
             "run the same command again to go on"
         )
         raise SystemExit(128 + stopped)
+
+
+def look(job: Job, engine: Engine, watch: Watch) -> None:
+    """Preview and evaluate the EMA, where this step is one for it and has none yet."""
+    log, step = job.recipe.log, engine.step
+    watch.pause_clock()
+    if log.preview_every and step % log.preview_every == 0:
+        watch.previews.draw(engine.ema.model, step)
+    if job.judge is not None and step % log.eval_every == 0 and not watch.judged(step):
+        watch.event("eval", step, job.judge.judge(engine.ema.model))
+    watch.restart_clock()
 
 
 @contextmanager

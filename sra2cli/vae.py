@@ -4,6 +4,7 @@ Moments are kept as mean‖std along the channels, (B, 2C, h, w), unscaled. A sc
 z = (mean + std * xi - shift) * scale.
 """
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,13 @@ PACKAGED = {"digits": Path(__file__).parent / "assets" / "digits-vae"}
 ENCODES = ("encoder.", "quant_conv.")  # the weights that decide the moments
 Rounding = Literal["truncate", "nearest"]
 EncodePrecision = Literal["fp32", "bf16", "fp16"]
+
+
+def full_precision() -> AbstractContextManager[None]:
+    """Convolutions on CUDA without TF32, which is their default and costs three digits."""
+    return torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=False, allow_tf32=False
+    )
 
 
 def scaled_latents(moments: Tensor, xi: Tensor | None, *, scale: float, shift: float) -> Tensor:
@@ -69,16 +77,15 @@ class Vae:
         In fp32 without TF32, which would cost three digits.
         """
         x = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 127.5 - 1
-        with torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=False, allow_tf32=False
-        ):
+        with full_precision():
             posterior = self.model.encode(x.to(self.dtype)).latent_dist
         return torch.cat([posterior.mean.float(), posterior.std.float()], dim=1)
 
     @torch.no_grad()
     def decode(self, z: Tensor, *, rounding: Rounding = "truncate") -> np.ndarray:
         """Scaled latents (B, C, h, w) → uint8 images (B, H, W, 3)."""
-        x = self.model.decode(z.to(self.device).float() / self.scale + self.shift).sample
+        with full_precision():
+            x = self.model.decode(z.to(self.device).float() / self.scale + self.shift).sample
         return to_uint8(x, rounding)
 
 
@@ -120,6 +127,7 @@ def load_vae(
         model = AutoencoderKL.from_pretrained(
             path if local else name, local_files_only=local or offline, torch_dtype=torch.float32
         )
+        return Vae(name, model, torch.device(device), precision)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         where = "folder" if local else "neither a folder here nor to be had from the hub"
@@ -127,4 +135,3 @@ def load_vae(
             f"cannot load the VAE '{name}' ({where}): {reason}; "
             "give --vae a folder with config.json and its weights"
         ) from None
-    return Vae(name, model, torch.device(device), precision)

@@ -53,7 +53,7 @@ class Watch:
     ):
         self.run, self.recipe, self.previews = run, run.recipe, previews
         self._metrics = run.start_metrics(step)
-        self._begun = time.monotonic()
+        self._begun, self._at, self._spent = time.monotonic(), step, 0.0
         self._flops = flops_per_image(run.recipe, encoder=encoder)
         self._peak = peak_rate(device, run.recipe) * processes
         self._board = tensorboard(run.path, step) if run.recipe.log.tensorboard else None
@@ -61,9 +61,10 @@ class Watch:
 
     def row(self, step: int, means: dict[str, float]) -> str:
         """Write a row of metrics; returns its losses as one line."""
-        now = time.monotonic()
-        rate = means.pop("steps") * self.recipe.train.batch / max(now - self._begun, 1e-9)
-        self._begun = now
+        now, steps = time.monotonic(), step - self._at
+        means.pop("steps")
+        rate = steps * self.recipe.train.batch / max(now - self._begun + self._spent, 1e-9)
+        self._begun, self._at, self._spent = now, step, 0.0
         row: dict[str, float] = {"step": step, **means, "images_per_second": rate}
         if self._peak:
             row["mfu"] = rate * self._flops / self._peak
@@ -77,6 +78,17 @@ class Watch:
             self._wandb.log(values, step=step)
         losses = [f"{k} {v:.4f}" for k, v in means.items() if k not in ("loss", "grad_norm")]
         return " ".join([*losses, *([f"mfu {row['mfu']:.0%}"] if "mfu" in row else [])])
+
+    def judged(self, step: int) -> bool:
+        """Whether there is an evaluation of this step."""
+        return any(row["step"] == step for row in self.run.events("eval"))
+
+    def pause_clock(self) -> None:
+        """Time from here on, to `restart_clock`, is no training."""
+        self._spent += time.monotonic() - self._begun
+
+    def restart_clock(self) -> None:
+        self._begun = time.monotonic()
 
     def event(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Write a row of another kind, as an evaluation."""

@@ -164,10 +164,13 @@ def kill_and_resume(images: Path, folder: Path, processes: int, kills: int) -> N
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        if dice.random() < 0.8:  # most kills while rows are written, some anywhere
-            while not partial.exists() and not out.exists() and process.poll() is None:
+        if dice.random() < 0.8:  # most kills while rows are written or it ends, some anywhere
+            before = partial.stat().st_mtime_ns if partial.exists() else 0
+            while process.poll() is None and not out.exists():
+                if partial.exists() and partial.stat().st_mtime_ns > before:
+                    break
                 time.sleep(0.001)
-            time.sleep(dice.random() * (0.1 if killed == 0 else 4.0))
+            time.sleep(dice.random() * 0.6)
         else:
             time.sleep(dice.random() * 6)
         process.send_signal(signal.SIGKILL)
@@ -292,6 +295,79 @@ def test_a_source_that_vanishes_stops_and_resumes(digits_folder, tmp_path, run_s
     assert run_sra2(*encode).returncode == 0
     assert run_sra2("extract", images, "--out", "b.h5", *SMALL).returncode == 0
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+@pytest.mark.parametrize("batch", [[], ["--batch", 16]])
+def test_killed_at_each_point_of_the_end(run_sra2, digits_folder, tmp_path, monkeypatch, batch):
+    """Before the attributes, after them, and before the rename: it ends with the same bytes."""
+    from sra2cli import store_writer
+
+    encode = ["extract", digits_folder, *SMALL, *batch]
+    assert run_sra2(*encode, "--out", "whole.h5").returncode == 0
+    replace = os.replace
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    def at_the_rename(source, target):
+        if str(target).endswith(".h5"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    points = [("checksums", interrupted), ("sync", interrupted)]
+    for number, (name, instead) in enumerate(points):
+        with monkeypatch.context() as patch:
+            patch.setattr(store_writer, name, instead)
+            assert run_sra2(*encode, "--out", f"{number}.h5").returncode == 130
+        assert (tmp_path / f"{number}.h5.partial").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(store_writer.os, "replace", at_the_rename)
+        assert run_sra2(*encode, "--out", "2.h5").returncode == 130
+    for number in range(3):
+        assert run_sra2(*encode, "--out", f"{number}.h5").returncode == 0
+        assert (tmp_path / f"{number}.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+
+def test_an_error_of_one_process_is_one_line(digits_folder, tmp_path):
+    """The others wait for it and leave without a word."""
+    first = command(digits_folder, tmp_path / "a.h5", "--workers", 0)
+    code = "import sra2cli.store_writer as w; w.StoreWriter.finish = lambda self: 1 / 0;"
+    code += "from sra2cli.cli import app; app()"
+    subprocess.run([sys.executable, "-c", code, *first[3:]], cwd=ROOT, capture_output=True)
+    assert (tmp_path / "a.h5.partial").exists()
+    other = command(digits_folder, tmp_path / "a.h5", "--dtype", "float16", "--processes", 2)
+    process = subprocess.run(other, cwd=ROOT, capture_output=True, text=True)
+    assert "begun with other settings (dtype)" in one_line(process, 2)
+
+
+def test_a_killed_worker_is_one_line(run_sra2, digits_folder, tmp_path, monkeypatch):
+    from sra2cli import decoding
+
+    def killed(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(decoding, "decode_image", killed)
+    encode = ["extract", digits_folder, "--out", "a.h5", *SMALL, "--batch", 16, "--workers", 1]
+    assert "a decoding process was killed" in one_line(run_sra2(*encode), 1)
+
+
+def test_changed_labels_and_conventions_are_another_store(run_sra2, digits_store, tmp_path):
+    store = Store(digits_store)
+    folder = latents_folder(tmp_path / "latents", store)
+    encode = ["extract", folder, "--out", "a.h5", *SMALL]
+    assert run_sra2(*encode).returncode == 0
+    assert "differs in crop" in one_line(run_sra2(*encode, "--logvar"), 2)
+    tree = json.loads((folder / "dataset.json").read_text())
+    tree["labels"][0][1], tree["labels"][-1][1] = tree["labels"][-1][1], tree["labels"][0][1]
+    (folder / "dataset.json").write_text(json.dumps(tree))
+    assert "differs in labels" in one_line(run_sra2(*encode), 2)
+
+
+def test_check_finds_changed_attributes(run_sra2, digits_store, tmp_path):
+    copy = shutil.copy(digits_store, tmp_path / "a.h5")
+    with h5py.File(copy, "r+") as f:
+        f.attrs["scale"] = 2.0
+    assert "checksum of 'attributes' is wrong" in one_line(run_sra2("extract", "--check", copy), 1)
 
 
 def test_two_extractions_into_one_store(digits_folder, tmp_path, run_sra2):

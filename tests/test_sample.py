@@ -32,7 +32,7 @@ def run(digits_store, tmp_path_factory) -> Path:
 
 
 def command(run: Path, out: Path, *options: object) -> list[str]:
-    draw = ["sample", run, "--num", 21, "--steps", 4, "--cfg", 1.5, "--interval", "0.2:0.8"]
+    draw = ["sample", run, "--num", 17, "--steps", 3, "--cfg", 1.5, "--interval", "0.2:0.8"]
     arguments = [*draw, "--out", out, *options]
     return [sys.executable, "-m", "sra2cli", *map(str, arguments)]
 
@@ -56,7 +56,7 @@ def test_batches_and_processes_draw_the_same_bits(run, tmp_path, solver):
         )
         assert process.returncode == 0, process.stderr
         found[name] = images(tmp_path / name)
-        assert len(found[name]) == 21
+        assert len(found[name]) == 17
     assert all(pngs == found["b64"] for pngs in found.values())
 
 
@@ -71,7 +71,7 @@ def kills(run: Path, tmp_path: Path, count: int, *options: object) -> None:
             stderr=subprocess.DEVNULL,
         )
         before = len(images(out))
-        while process.poll() is None and len(images(out)) < min(before + 2, 21):
+        while process.poll() is None and len(images(out)) < min(before + 2, 17):
             time.sleep(0.001)
         time.sleep(dice.random() * 0.05)
         process.send_signal(signal.SIGKILL)
@@ -140,6 +140,11 @@ def test_one_picture_of_several_sources(run_sra2, run, tmp_path):
         assert picture.width > picture.height > 300
     rows = [images(tmp_path / "figure" / n) for n in ("0-digits-3", "1-digits-6", "2-digits")]
     assert rows[1] == rows[2] and rows[0] != rows[1]
+    two = command(run, tmp_path / "two", "--grid", "--processes", 2)
+    two.insert(4, str(run))
+    process = subprocess.run(two, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert (tmp_path / "two" / "comparison.png").exists()
     alone = ["sample", f"{run}@3", "--num", 4, "--steps", 3, "--labels", "balanced"]
     assert run_sra2(*alone, "--out", "alone").returncode == 0
     assert images(tmp_path / "alone") == rows[0]
@@ -152,7 +157,7 @@ def test_the_size_of_a_pass_follows_from_the_network():
 
     assert of("S/2") == of("XL/2") == 1
     digits = SiTConfig(depth=4, width=96, heads=3, patch=2, channels=4, latent=8, classes=10)
-    assert unit(digits) == 16
+    assert unit(digits) == 32
     assert list(in_parts([1, 2, 3, 4, 5], 2)) == [([1, 2], 2), ([3, 4], 2), ([5, 5], 1)]
 
 

@@ -218,3 +218,54 @@ def test_a_vanished_source_is_not_a_bad_image(tmp_path):
     (tmp_path / "a").rename(tmp_path / "b")
     with pytest.raises(VanishedError, match="is gone"):
         source.read(0)
+
+
+def test_damage_inside_archives_is_found(tmp_path):
+    write_tar(tmp_path / "a.tar", FILES)
+    whole = bytearray((tmp_path / "a.tar").read_bytes())
+    third = bytes(whole).index(b"cat/2.png")
+    (tmp_path / "cut.tar").write_bytes(whole[:third])
+    whole[third + 130] ^= 255  # in a header: tarfile takes it for the end
+    (tmp_path / "bad.tar").write_bytes(whole)
+    for name in ("cut.tar", "bad.tar"):
+        with pytest.raises(DataError, match="is damaged"):
+            open_source(tmp_path / name)
+    write_zip(tmp_path / "a.zip", {"cat/noise.png": bytes(range(256)) * 40, **FILES})
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    rng, refused = np.random.default_rng(0), 0
+    for at in rng.integers(60, 300, 40):
+        flipped = bytearray(data)
+        flipped[at] ^= 255
+        (tmp_path / "b.zip").write_bytes(flipped)
+        source = open_source(tmp_path / "b.zip")
+        try:
+            source.read(source.names.index("cat/noise.png"))
+        except DataError as error:
+            refused += "damaged in the zip" in str(error)
+    assert refused > 20
+
+
+def test_other_files_do_not_take_the_labels_away(tmp_path):
+    extra = {"meta.json": b"{}", "README.md": b"x"}
+    write_tar(tmp_path / "a.tar", {**FILES, **extra})
+    write_tar(tmp_path / "b.tar", {**{f"train/{k}": v for k, v in FILES.items()}, **extra})
+    write_zip(tmp_path / "b.zip", {**{f"train/{k}": v for k, v in FILES.items()}, **extra})
+    for name in ("a.tar", "b.tar", "b.zip"):
+        source = open_source(tmp_path / name)
+        assert source.labels == LABELS and source.class_names == ["cat", "dog"], name
+    root = write_folder(tmp_path / "folder", FILES)
+    write_tar(root / "stray.tar", FILES)
+    with pytest.raises(SetupError, match=r"holds \.tar files .* beside images"):
+        open_source(root)
+
+
+def test_a_failing_disk_is_not_a_bad_image(tmp_path):
+    import errno
+
+    from sra2cli.sources import Source
+
+    def failing(index):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(VanishedError, match="cannot be read"):
+        Source(tmp_path, ["a.png"], None, [], failing).read(0)

@@ -164,7 +164,8 @@ def test_a_run_goes_on_with_other_processes_and_micro_batches(store, tmp_path):
     assert "differs in train.precision" in refused.stderr
 
 
-def test_signals_stop_all_processes_at_one_step(store, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+def test_signals_stop_all_processes_at_one_step(store, tmp_path, number):
     whole, out = tmp_path / "whole", tmp_path / "stopped"
     more = ["align.sra2.depth=2", "train.steps=60", "log.save_every=60"]
     arguments = command(store, out, *more, processes=2)
@@ -174,25 +175,28 @@ def test_signals_stop_all_processes_at_one_step(store, tmp_path):
     while not (out / "metrics.jsonl").exists() or not losses(out):
         assert process.poll() is None
         time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal: to every process
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as Ctrl-C in a terminal: to every process
+    else:
+        process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGINT, stderr
+    assert process.returncode == 128 + number, stderr
     assert "run the same command again to go on" in stderr and "Traceback" not in stderr
     saved = [int(p.name[5:]) for p in out.glob("checkpoints/step-*")]
     assert len(saved) == 1 and 0 < saved[0] < 60
-    run(arguments)
-    run(command(store, whole, *more, processes=2))
-    first, second = weights(whole, 60), weights(out, 60)
-    assert all(torch.equal(first[k], second[k]) for k in first)
+    if number == signal.SIGINT:
+        run(arguments)
+        run(command(store, whole, *more, processes=2))
+        first, second = weights(whole, 60), weights(out, 60)
+        assert all(torch.equal(first[k], second[k]) for k in first)
 
 
 def test_a_batch_that_does_not_divide_is_refused(run_sra2, digits_store):
     train = ["train", "--recipe", "digits-sit", "--data", digits_store]
     line = one_line(run_sra2(*train, "--set", "train.micro_batch=3"), 2)
     assert "micro-batch 3 does not divide the 128 samples" in line
-    small = ["--set", "train.batch=9"]
     line = one_line(run(command(digits_store, "x", "train.batch=9", processes=2), code=2), 2)
-    assert "a global batch of 9 does not divide over 2 processes" in line and small
+    assert "a global batch of 9 does not divide over 2 processes" in line
 
 
 def prepared(settings: list[str]) -> recipe.Recipe:
@@ -435,7 +439,7 @@ def test_accelerate_launch_works_too(store, tmp_path):
     assert_same(tmp_path / "a", tmp_path / "b")
 
 
-def test_evaluation_while_training(run_sra2, digits_store, tmp_path):
+def test_evaluation_while_training(run_sra2, digits_store, tmp_path, monkeypatch):
     """Written to metrics.jsonl and TensorBoard, does not change the run, kept on resume."""
     train_ = ["train", "--recipe", "digits-sra2", "--data", digits_store]
     for setting in ("train.steps=4", "train.batch=8", "log.save_every=2", "log.every=2"):
@@ -457,6 +461,18 @@ def test_evaluation_while_training(run_sra2, digits_store, tmp_path):
     more = [*judged, "--set", "train.steps=6"]
     assert run_sra2(*more).returncode == 0
     assert [e["step"] for e in Run(tmp_path / "judged").events("eval")] == [2, 4, 6]
+    from sra2cli.judging import Judge
+
+    def killed(self, model):
+        raise KeyboardInterrupt
+
+    again = [*judged[:-10], "--out", "again", *judged[-8:], "--set", "train.steps=6"]
+    with monkeypatch.context() as patch:  # killed after the checkpoint, before the evaluation
+        patch.setattr(Judge, "judge", killed)
+        assert run_sra2(*again).returncode == 130
+    assert run_sra2(*again).returncode == 0
+    found = Run(tmp_path / "again").events("eval")
+    assert found == Run(tmp_path / "judged").events("eval")
     missing = [*train_, "--out", "x", "--set", "log.eval_every=2"]
     line = one_line(run_sra2(*missing), 2)
     assert "weights" in line and not (tmp_path / "x").exists()

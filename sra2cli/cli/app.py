@@ -49,6 +49,12 @@ def user_errors() -> Iterator[None]:
 
         say("stopped: run the same command again to go on")
         sys.exit(130)
+    except MemoryError:
+        fail(UserError("out of memory: try a smaller --batch or train.micro_batch"))
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        fail(UserError("the GPU is out of memory: try a smaller --batch or train.micro_batch"))
     except OSError as error:
         import errno
 

@@ -54,7 +54,15 @@ def train(
             from sra2cli import plan
 
             show(
-                plan.plan(wanted, data, processes=processes, device=pick_device(device)),
+                plan.plan(
+                    wanted,
+                    data,
+                    processes=processes,
+                    device=pick_device(device),
+                    images=images,
+                    init=init,
+                    num_heads=num_heads,
+                ),
                 json,
                 f"train {wanted.name}",
             )

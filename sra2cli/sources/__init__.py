@@ -25,7 +25,7 @@ def open_source(path: Path) -> Source:
         SetupError: nothing there, no images in it, or labels that do not fit.
         DataError: a damaged archive.
     """
-    if any(c in path.name for c in "*?["):
+    if any(c in path.name for c in "*?[") and not path.exists():
         files = [Path(p) for p in sorted(glob.glob(str(path)))]
         if not files:
             raise SetupError(f"no files match {path}")
@@ -34,12 +34,16 @@ def open_source(path: Path) -> Source:
         return _open_files(path, [path])
     if not path.is_dir():
         raise SetupError(f"no image folder {path}")
-    for suffix in (".tar", ".parquet"):
-        pattern = "**/*.parquet" if suffix == ".parquet" else "*.tar"
-        shards = sorted(path.glob(pattern))
-        if shards:
-            return _open_files(path, shards)
-    return folder.open_folder(path)
+    shards = sorted(path.glob("*.tar")) or sorted(path.glob("**/*.parquet"))
+    if not shards:
+        return folder.open_folder(path)
+    image = folder.any_image(path)
+    if image is not None:
+        raise SetupError(
+            f"{path} holds {shards[0].suffix} files ({shards[0].name}) beside images ({image}): "
+            "move either away, or give the files as a quoted pattern"
+        )
+    return _open_files(path, shards)
 
 
 def _open_files(root: Path, files: list[Path]) -> Source:

@@ -1,16 +1,19 @@
 """Zip and tar files: of an image folder, or WebDataset shards; read in place, in any order."""
 
 import json
+import lzma
 import os
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sra2cli.errors import DataError, SetupError
-from sra2cli.sources.layout import DATASET, Source, lay_out, whole_numbers
+from sra2cli.sources.layout import DATASET, Source, is_image, lay_out, whole_numbers
 
+DAMAGED = (zipfile.BadZipFile, RuntimeError, EOFError, zlib.error, lzma.LZMAError, ValueError)
 LABEL_FILES = (".cls", ".json")  # beside the image of a WebDataset sample
 
 
@@ -21,9 +24,10 @@ def open_zip(path: Path) -> Source:
             names = [i.filename for i in file.infolist() if not i.is_dir()]
             names = [name for name in names if not _hidden(name)]
             prefix = _common_folder(names)
+            names = [name for name in names if name.startswith(prefix)]
             dataset = prefix + DATASET
             labels = file.read(dataset) if dataset in names else None
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except DAMAGED as error:
         raise DataError(f"{path} is damaged or not a zip file: {error}") from None
     layout = lay_out(path, [name[len(prefix) :] for name in names], labels)
     return Source(
@@ -53,7 +57,7 @@ class ZipReader:
             self._file, self._pid = zipfile.ZipFile(self.path), os.getpid()
         try:
             return self._file.read(self.entries[index])
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+        except DAMAGED as error:
             raise DataError(f"damaged in the zip file: {error}") from None
 
 
@@ -95,12 +99,15 @@ def open_tars(root: Path, shards: list[Path]) -> Source:
                     if info.isreg() and not _hidden(info.name):
                         names.append(info.name.removeprefix("./"))
                         members.append(Member(number, info.offset_data, info.size))
+                check_end(shard, tar)
         except (tarfile.TarError, EOFError) as error:
             raise DataError(
                 f"{shard} is damaged, or compressed (then unpack it first): {error}"
             ) from None
     reader = TarReader(shards, members)
-    if any(name.endswith(LABEL_FILES) and Path(name).name != DATASET for name in names):
+    images = {_key(name) for name in names if is_image(name)}
+    beside = [name for name in names if name.endswith(LABEL_FILES)]
+    if any(_key(name) in images for name in beside):
         return _samples(root, shards, names, reader)
     if len(shards) > 1:
         stems = [shard.stem for shard in shards]
@@ -111,7 +118,9 @@ def open_tars(root: Path, shards: list[Path]) -> Source:
         at = {name: i for i, name in enumerate(names)}
         dataset = at.get(prefix + DATASET)
         labels = None if dataset is None else reader(dataset)
-        layout = lay_out(root, [name[len(prefix) :] for name in names], labels)
+        inside = [i for i, name in enumerate(names) if name.startswith(prefix)]
+        members = [members[i] for i in inside]
+        layout = lay_out(root, [names[i][len(prefix) :] for i in inside], labels)
     ordered = TarReader(shards, [members[i] for i in layout.order])
     return Source(
         root,
@@ -122,6 +131,17 @@ def open_tars(root: Path, shards: list[Path]) -> Source:
         layout.kind,
         layout.ignored,
     )
+
+
+def check_end(shard: Path, tar: tarfile.TarFile) -> None:
+    """tarfile takes a damaged header for the end: a whole tar ends with a block of zeros."""
+    with shard.open("rb") as file:
+        file.seek(tar.offset)
+        block = file.read(tarfile.BLOCKSIZE)
+        file.seek(max(0, tar.offset - tarfile.BLOCKSIZE))
+        before = file.read(tarfile.BLOCKSIZE)
+    if bytes(tarfile.BLOCKSIZE) not in (block, before):
+        raise DataError(f"{shard} is damaged or cut off at byte {tar.offset:,}")
 
 
 def _samples(root: Path, shards: Sequence[Path], names: Sequence[str], reader: TarReader) -> Source:
@@ -170,9 +190,10 @@ def _hidden(name: str) -> bool:
 
 def _common_folder(names: Sequence[str]) -> str:
     """A folder that everything lies in, above class folders or a dataset.json; "" if none."""
-    tops = {name.split("/")[0] for name in names}
-    if len(tops) != 1:
+    held = [n for n in names if is_image(n) or n.endswith(".npy") or Path(n).name == DATASET]
+    tops = {name.split("/")[0] for name in held}
+    if len(tops) != 1 or not any("/" in name for name in held):
         return ""
     top = tops.pop() + "/"
-    inside = [name[len(top) :] for name in names]
+    inside = [name[len(top) :] for name in held]
     return top if DATASET in inside or all("/" in name for name in inside) else ""

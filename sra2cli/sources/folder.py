@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from sra2cli.sources.layout import DATASET, Source, lay_out
+from sra2cli.sources.layout import DATASET, Source, is_image, lay_out
 
 
 def open_folder(root: Path) -> Source:
@@ -50,3 +50,13 @@ def _walk(folder: str, *, top: bool = False) -> list[str]:
             elif entry.is_file():
                 found.append(entry.name)
     return found
+
+
+def any_image(root: Path) -> str | None:
+    """The name of an image in a folder or its class folders, if there is one."""
+    for folder in [root, *sorted(p for p in root.iterdir() if p.is_dir())]:
+        with os.scandir(folder) as entries:
+            found = next((e.name for e in entries if is_image(e.name) and e.is_file()), None)
+        if found is not None:
+            return found
+    return None

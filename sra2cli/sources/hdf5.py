@@ -15,7 +15,7 @@ def open_hdf5(path: Path) -> Source:
     """Labels from a dataset.json: a key of the file, of images.h5 beside it, or a file there."""
     names: list[str] = []
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             if "format" in file.attrs:
                 raise SetupError(f"{path} is a latent store already")
             file.visititems(lambda name, item: names.append(name) if _is_data(item) else None)
@@ -50,7 +50,7 @@ class Hdf5Reader:
 
     def __call__(self, index: int) -> bytes | np.ndarray:
         if self._file is None or self._pid != os.getpid():
-            self._file, self._pid = h5py.File(self.path, "r"), os.getpid()
+            self._file, self._pid = h5py.File(self.path, "r", locking=False), os.getpid()
         try:
             item = self._file[self.names[index]]
             return np.asarray(item) if self.names[index].endswith(".npy") else _bytes(item)
@@ -71,7 +71,7 @@ def _beside(path: Path) -> bytes | None:
     """The labels of a file of latents: with its images, or in a file."""
     images = path.with_name("images.h5")
     if images != path and images.is_file():
-        with h5py.File(images, "r") as file:
+        with h5py.File(images, "r", locking=False) as file:
             if DATASET in file:
                 return _bytes(file[DATASET])
     written = path.with_name(DATASET)

@@ -1,6 +1,8 @@
 """What every source has in common: names in a fixed order, labels, and how labels are found."""
 
+import errno
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,21 @@ from sra2cli.errors import DataError, SetupError
 from sra2cli.images import SUFFIXES
 
 DATASET = "dataset.json"  # {"labels": [["path", class], …]}, as EDM2, REPA and SRA write it
+
+
+FAILING = {  # what says that a disk or the network fails, rather than an image
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.ENOTDIR,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+}
 
 
 class VanishedError(Exception):
@@ -58,9 +75,15 @@ class Source:
         except FileNotFoundError:
             raise VanishedError(f"{self.names[index]} is gone from {self.root}") from None
         except OSError as error:
-            if not self.root.exists() and not any(c in self.root.name for c in "*?["):
-                raise VanishedError(f"{self.root} is gone") from None
+            if error.errno in FAILING:
+                why = error.strerror or error
+                raise VanishedError(f"{self.root} cannot be read ({why})") from None
             raise DataError(f"cannot be read: {error.strerror or error}") from None
+
+
+def is_image(name: str) -> bool:
+    """By its suffix."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -87,7 +110,7 @@ def lay_out(
         SetupError: no images, images beside class folders, labels that do not fit.
     """
     kind: Literal["images", "latents"] = "images"
-    chosen = [i for i, name in enumerate(names) if Path(name).suffix.lower() in SUFFIXES]
+    chosen = [i for i, name in enumerate(names) if is_image(name)]
     latents = [i for i, name in enumerate(names) if name.lower().endswith(".npy")]
     if latents and not chosen:
         chosen, kind = latents, "latents"
