@@ -3,9 +3,9 @@
 Two small networks are trained by this file and packaged under assets/, so that the demo needs no
 download, every machine uses the same first stage, and `fd-digits` means the same everywhere:
 
-    python -m sra2cli.digits        # makes both again, about five minutes on two cores
+    python -m sra2cli.digits        # makes both again, about two minutes on two cores
 
-- digits-vae: an AutoencoderKL, 3x32x32 → 4x8x8 latents.
+- digits-vae: an AutoencoderKL, 3x32x32 → 16x8x8 latents, hardly any KL.
 - digits-classifier: trained on the first 1,500 digits; its 64 features are those of `fd-digits`.
 """
 
@@ -106,8 +106,11 @@ def train_classifier(epochs: int = 60) -> DigitsClassifier:
     return model.eval()
 
 
-def train_vae(steps: int = 3000) -> Any:
-    """Train the first stage on all digits, and set scaling_factor to 1/std of its latents."""
+def train_vae(steps: int = 400) -> Any:
+    """Train the first stage on all digits, and set scaling_factor to 1/std of its latents.
+
+    Sixteen channels, where four would do: on such latents SRA 2 shows (docs/decisions.md).
+    """
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
@@ -118,7 +121,7 @@ def train_vae(steps: int = 3000) -> Any:
         block_out_channels=[16, 32, 48],
         layers_per_block=1,
         norm_num_groups=8,
-        latent_channels=4,
+        latent_channels=16,
         sample_size=RESOLUTION,
         mid_block_add_attention=False,
     )
@@ -128,7 +131,7 @@ def train_vae(steps: int = 3000) -> Any:
         images = x[torch.randint(len(x), (48,))]
         posterior = model.encode(images).latent_dist
         output = model.decode(posterior.sample()).sample
-        loss = F.l1_loss(output, images) + 1e-3 * posterior.kl().mean() / posterior.mean[0].numel()
+        loss = F.l1_loss(output, images) + 1e-6 * posterior.kl().mean() / posterior.mean[0].numel()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -54,7 +54,7 @@ def test_train_refuses_a_store_that_does_not_fit(run_sra2, digits_store, tmp_pat
         ("data.classes=7", "has 10 classes, the recipe wants 7"),
         ("data.latent=16", "has 8x8 latents (32 px, VAE digits), the recipe wants 16"),
         ("data.vae=0123456789abcdef", "was made with another VAE ('digits', "),
-        ("data.channels=16", "has 4 latent channels (VAE digits), the recipe wants 16"),
+        ("data.channels=4", "has 16 latent channels (VAE digits), the recipe wants 4"),
     ]:
         process = run_sra2(
             "train", "--recipe", "digits-sit", "--data", digits_store, "--set", override

@@ -239,7 +239,7 @@ def test_real_digits_are_their_own_reference(run_sra2, digits_folder):
 
 
 def test_demo_end_to_end_small(run_sra2, tmp_path):
-    """Six steps instead of a thousand; all files there, run again does nothing twice."""
+    """Six steps instead of 2,200; all files there, run again does nothing twice."""
     first = run_sra2("demo", "--steps", 6)
     assert first.returncode == 0, first.stderr
     out = tmp_path / "runs" / "demo"
@@ -269,8 +269,11 @@ def test_demo_end_to_end_small(run_sra2, tmp_path):
 
 @pytest.mark.parametrize("name", ["sit_official.npz", "sit_repa.npz", "sit_sra.npz"])
 def test_sample_opens_checkpoints_of_others(run_sra2, golden, tmp_path, name):
+    from diffusers import AutoencoderKL
+
+    AutoencoderKL(block_out_channels=[8], norm_num_groups=4).save_pretrained(tmp_path / "vae")
     torch.save({"ema": golden(name).state_dict()}, tmp_path / "last.pt")
-    draw = ["sample", "last.pt", "--num", 4, "--steps", 3, "--cfg", 1.8, "--vae", "digits"]
+    draw = ["sample", "last.pt", "--num", 4, "--steps", 3, "--cfg", 1.8, "--vae", "vae"]
     process = run_sra2(*draw, "--labels", "1,207", "--num-heads", 4, "--json")
     assert process.returncode == 0, process.stderr
     result = json.loads(process.stdout)

@@ -66,10 +66,10 @@ def test_the_packaged_digits_vae_reconstructs():
     vae = load_vae("digits")
     images = load_digits()[0][1500:1564]
     moments = vae.encode(torch.from_numpy(images))
-    assert moments.shape == (64, 8, 8, 8)
+    assert moments.shape == (64, 32, 8, 8)
     output = vae.decode(scaled_latents(moments, None, scale=vae.scale, shift=vae.shift))
     assert np.abs(output.astype(int) - images).mean() < 5
-    z = scaled_latents(moments, torch.randn(64, 4, 8, 8), scale=vae.scale, shift=vae.shift)
+    z = scaled_latents(moments, torch.randn(64, 16, 8, 8), scale=vae.scale, shift=vae.shift)
     assert abs(z.std().item() - 1) < 0.1
 
 
