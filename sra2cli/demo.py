@@ -41,6 +41,18 @@ def demo(out: Path, *, seed: int = 0, steps: int = 2200) -> dict[str, Any]:
     """
     begun = time.monotonic()
     images, store = out / "digits", out / "digits.h5"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so small a network is 1.7 times as fast on one thread as on two
+    try:
+        return _demo(out, images, store, seed=seed, steps=steps, begun=begun)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _demo(
+    out: Path, images: Path, store: Path, *, seed: int, steps: int, begun: float
+) -> dict[str, Any]:
+    console.say("on one thread; to repeat a command to the bit: OMP_NUM_THREADS=1 sra2 ...")
     console.say(f"writing the 1,797 digits of scikit-learn as PNGs to {images}")
     digits.write_folder(images)
     command("extract", images, "--out", store, "--vae", "digits", "--resolution", 32)

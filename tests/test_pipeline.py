@@ -177,36 +177,6 @@ def kill_when(command: list[str], ready, delay: float) -> None:
     process.wait()
 
 
-def test_a_killed_extraction_resumes_to_the_same_bytes(digits_folder, tmp_path):
-    def encode(name: str) -> list[str]:
-        command = [sys.executable, "-m", "sra2cli", "extract", str(digits_folder), "--vae"]
-        return [*command, "digits", "--resolution", "32", "--out", str(tmp_path / name)]
-
-    subprocess.run(encode("whole.h5"), check=True, capture_output=True, cwd=ROOT)
-    out, partial = tmp_path / "killed.h5", tmp_path / "killed.h5.partial"
-    for delay in (0.0, 0.03):
-        kill_when(encode("killed.h5"), lambda: partial.exists() or out.exists(), delay)
-    subprocess.run(encode("killed.h5"), check=True, capture_output=True, cwd=ROOT)
-    assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
-    assert not list(tmp_path.glob("*.partial*"))
-
-
-def test_killed_sampling_resumes_to_the_same_images(uninterrupted, tmp_path):
-    def draw(out: str) -> list[str]:
-        command = [sys.executable, "-m", "sra2cli", "sample", str(uninterrupted), "--num", "12"]
-        return [*command, "--steps", "20", "--batch", "2", "--out", str(tmp_path / out)]
-
-    subprocess.run(draw("whole"), check=True, capture_output=True, cwd=ROOT)
-    kill_when(draw("killed"), lambda: (tmp_path / "killed" / "000001.png").exists(), 0.02)
-    record = json.loads((tmp_path / "killed" / "samples.json").read_text())
-    assert not record["complete"]
-    subprocess.run(draw("killed"), check=True, capture_output=True, cwd=ROOT)
-    images = {p.name: p.read_bytes() for p in (tmp_path / "whole").glob("*.png")}
-    assert len(images) == 13
-    assert images == {p.name: p.read_bytes() for p in (tmp_path / "killed").glob("*.png")}
-    assert not list((tmp_path / "killed").glob("*.partial"))
-
-
 def test_samples_are_resumed_and_do_not_depend_on_the_batch(run_sra2, uninterrupted, tmp_path):
     draw = ["sample", uninterrupted, "--num", 10, "--solver", "em", "--steps", 3, "--cfg", 1.5]
     assert run_sra2(*draw, "--out", "a", "--batch", 10).returncode == 0

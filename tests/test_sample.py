@@ -41,7 +41,7 @@ def images(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted(folder.glob("0*.png"))}
 
 
-@pytest.mark.parametrize("solver", ["em", "heun"])
+@pytest.mark.parametrize("solver", ["em", pytest.param("heun", marks=pytest.mark.slow)])
 def test_batches_and_processes_draw_the_same_bits(run, tmp_path, solver):
     """Bit for bit on a CPU in fp32: a pass always computes as many images, filled up if need be."""
     variants = {"b1": ["--batch", 1], "b7": ["--batch", 7], "b64": ["--batch", 64]}
