@@ -31,7 +31,7 @@ JUDGED_COUNT, SHOWN_COUNT = 500, 100
 HEADER = ("run", "steps", "fd-digits ↓", "accuracy ↑", "guided fd-digits", "guided accuracy")
 
 
-def demo(out: Path, *, seed: int = 0, steps: int = 2200) -> dict[str, Any]:
+def demo(out: Path, *, seed: int = 0, steps: int = 2400) -> dict[str, Any]:
     """Run the whole pipeline; results go to `out`: report.md, PNGs, results.json.
 
     Run again, finished steps are not done twice.

@@ -17,6 +17,7 @@ from typing import Any
 from sra2cli import console
 from sra2cli.errors import SetupError, UserError
 
+PARENT = "SRA2_PARENT"  # its process
 ERRORS = "SRA2_ERRORS"  # folder in which started processes leave their error lines
 
 
@@ -77,6 +78,7 @@ def start(arguments: list[str], *, processes: int | None, device: str | None) ->
         SetupError: more processes than GPUs.
     """
     if launched():
+        _hold_to_parent()
         return
     on_gpu = device is None or device.startswith("cuda")
     gpus = _gpus() if on_gpu and processes != 1 else 0
@@ -89,6 +91,15 @@ def start(arguments: list[str], *, processes: int | None, device: str | None) ->
     if gpus and processes > gpus:
         raise SetupError(f"--processes {processes}, but there are {gpus} GPUs here")
     sys.exit(_launch(arguments, processes, gpu=gpus > 0))
+
+
+def _hold_to_parent() -> None:
+    """End with the process that started this one, whatever happens to it."""
+    parent = os.environ.get(PARENT)
+    if parent is not None:
+        die_with_parent()
+        if os.getppid() != int(parent):  # it was killed before this line
+            sys.exit(1)
 
 
 def _gpus() -> int:
@@ -116,6 +127,7 @@ def _launch(arguments: list[str], processes: int, *, gpu: bool) -> int:
     options = ["--multi_gpu", "--num_processes", str(processes), "--num_machines", "1"]
     options += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     parsed = parser.parse_args([*options, "--module", "sra2cli", *arguments])
+    os.environ[PARENT] = str(os.getpid())
     with tempfile.TemporaryDirectory() as folder:
         os.environ[ERRORS] = folder
         signal.signal(signal.SIGUSR1, stop)  # the launcher knows the others
@@ -159,9 +171,6 @@ def group(device: str) -> Iterator[Group]:
         yield Group(device=device)
         return
     from accelerate import PartialState
-
-    if ERRORS in os.environ:
-        die_with_parent()
 
     options: dict[str, Any] = {"timeout": timedelta(days=7)}  # one may wait long for another
     state = PartialState(cpu=device == "cpu", **options)

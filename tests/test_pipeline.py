@@ -209,7 +209,7 @@ def test_real_digits_are_their_own_reference(run_sra2, digits_folder):
 
 
 def test_demo_end_to_end_small(run_sra2, tmp_path):
-    """Six steps instead of 2,200; all files there, run again does nothing twice."""
+    """Six steps instead of 2,400; all files there, run again does nothing twice."""
     first = run_sra2("demo", "--steps", 6)
     assert first.returncode == 0, first.stderr
     out = tmp_path / "runs" / "demo"

@@ -139,6 +139,36 @@ def test_two_processes_killed_and_resumed(store, tmp_path):
     assert_same(whole, killed)
 
 
+@pytest.mark.parametrize("seconds", [0.5, 1.5, 2.5])
+def test_processes_do_not_outlive_the_one_that_started_them(store, tmp_path, seconds):
+    """Killed at any moment of the start, before the processes have found each other too."""
+    out = tmp_path / "unique-run-folder"
+    arguments = command(store, out, "train.steps=100000", processes=2)
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    time.sleep(seconds)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 15
+    while still_running(str(out)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def still_running(text: str) -> list[str]:
+    """Processes with this text in their command."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if text in words:
+            found.append(words)
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("method", METHODS)
