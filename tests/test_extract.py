@@ -248,12 +248,12 @@ def test_a_disk_that_cannot_hold_it_is_refused(run_sra2, digits_folder, tmp_path
 def test_a_full_disk_stops_with_one_line_and_leaves_nothing(digits_folder, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk])
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", disk])
     if mounted.returncode:
         pytest.skip("cannot mount here")
     try:
         filler = disk / "filler"
-        filler.write_bytes(b"x" * 150_000)  # free space changes after it was looked at
+        filler.write_bytes(b"x" * 1_000_000)  # free space changes after it was looked at
         code = (
             "import sra2cli.extract as e; e.free_space = lambda out: 10**9; import sys;"
             "from sra2cli.cli import app; app()"

@@ -224,7 +224,7 @@ def test_signals_stop_all_processes_at_one_step(store, tmp_path, number):
 def test_a_batch_that_does_not_divide_is_refused(run_sra2, digits_store):
     train = ["train", "--recipe", "digits-sit", "--data", digits_store]
     line = one_line(run_sra2(*train, "--set", "train.micro_batch=3"), 2)
-    assert "micro-batch 3 does not divide the 128 samples" in line
+    assert "micro-batch 3 does not divide the 32 samples" in line
     line = one_line(run(command(digits_store, "x", "train.batch=9", processes=2), code=2), 2)
     assert "a global batch of 9 does not divide over 2 processes" in line
 
@@ -422,8 +422,8 @@ def test_starting_from_weights_of_others(golden, name):
 def test_dry_run_counts_and_checks(run_sra2, digits_store, tmp_path):
     train = ["train", "--recipe", "digits-sra2", "--data", digits_store, "--dry-run"]
     result = json.loads(run_sra2(*train, "--json").stdout)
-    assert result["parameters"] == 726_160 and result["head_parameters"] == 132_880
-    assert result["epochs"] == pytest.approx(1000 * 128 / 96, abs=0.01)
+    assert result["parameters"] == 735_424 and result["head_parameters"] == 142_144
+    assert result["epochs"] == 2400 * 32 / 96
     assert result["estimated_seconds_per_step"] > 0 and result["estimated_activations_gb"] > 0
     assert not list(tmp_path.iterdir())
     line = one_line(run_sra2(*train, "--set", "data.classes=7"), 2)
