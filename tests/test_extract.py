@@ -470,7 +470,7 @@ def test_precision_and_dtype_are_recorded(
 def test_the_probe_finds_what_is_faster():
     images = np.zeros((4, 8, 8, 3), np.uint8)
     costs = {
-        "batches help": (lambda n: 0.002 + 0.00002 * n, 16),
+        "batches help": (lambda n: 0.002 + 0.00002 * n, 64),
         "they hurt": (lambda n: 0.001 * n * (1 + 0.3 * n), 1),
         "slow images": (lambda n: 0.05 * n, 1),
     }
@@ -480,4 +480,4 @@ def test_the_probe_finds_what_is_faster():
     few = find_batch(lambda x: time.sleep(0.001), images, total=10, cpu=True)
     assert few.batch == 1  # no larger than what there is
     gpu = find_batch(lambda x: time.sleep(0.001), images, total=1000, cpu=False)
-    assert gpu.batch == 64
+    assert gpu.batch == 256
