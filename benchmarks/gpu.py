@@ -1,6 +1,6 @@
 """Training SiT-XL/2 on one GPU under each method: throughput, MFU, peak memory.
 
-    bash benchmarks/gpu.sh                  # under nine minutes; run again, it goes on
+    bash benchmarks/gpu.sh                  # begins nothing after eight; run again, it goes on
 
 bf16, blocks compiled once, micro-batches of 32 and 256 with data from a store. MFU is counted
 twice: against the matrix rate measured in the same run, and against the maker's figure. Results are

@@ -36,8 +36,8 @@ def plan(
     """Check recipe and store, count, and time one step on this machine.
 
     Returns:
-        "estimated" holds what was not counted: the time from a step of a few images, the memory of
-        activations from what one image keeps for the backward pass.
+        Counts, and under names that begin with "estimated" what was not counted: the time from a
+        step of a few images, the memory of activations from what an image keeps for the backward.
 
     Raises:
         SetupError, DataError: as the training would.
