@@ -3,7 +3,8 @@
     python benchmarks/store_read.py                  # 20,000 images, 655 MB each way
 
 The peers: one `np.load` an image (as REPA and SRA do) through a DataLoader, at its best of 0, 2
-and 4 workers. Ours: `Store.moments` in a prefetch thread. Both give float32 tensors
+and 4 workers. Ours: `Store.moments` in a prefetch
+thread, as many batches ahead as in training. Both give float32 tensors
 (256, 8, 32, 32), the same rows in the same order, from the same disk. Warm: everything was read
 once before. Cold: the pages are dropped from the cache first (as far as the system lets them go).
 Prints a table and writes benchmarks/results/store_read.json.
@@ -26,6 +27,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from sra2cli import console
+from sra2cli.batches import AHEAD
 from sra2cli.prefetch import ahead
 from sra2cli.run import environment
 from sra2cli.store import Store, StoreInfo
@@ -72,7 +74,7 @@ def make(folder: Path, count: int) -> Store:
 
 def ours(store: Store, order: np.ndarray) -> Iterator[torch.Tensor]:
     batches = (order[k : k + BATCH] for k in range(0, len(order), BATCH))
-    return ahead((store.moments(rows) for rows in batches), depth=8)
+    return ahead((store.moments(rows) for rows in batches), depth=AHEAD)
 
 
 def theirs(files: NpyFiles, order: np.ndarray, workers: int) -> Iterator[torch.Tensor]:
