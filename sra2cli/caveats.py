@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from sra2cli.features import Collected, Extractor
-from sra2cli.imagesets import ImageSet
+from sra2cli.imagesets import ImageSet, Seen
 from sra2cli.metrics import IS_SPLIT
 from sra2cli.reference import Reference
 from sra2cli.scores import METRICS
@@ -16,7 +16,7 @@ DIGITS_SIZE = (32, 32)
 def caveats(
     names: Sequence[str],
     extractor: Extractor,
-    images: ImageSet,
+    images: ImageSet | Seen,
     fake: Collected,
     real: Reference | None,
     *,
@@ -70,7 +70,7 @@ def _of_counts(
     return found
 
 
-def _of_sizes(extractor: Extractor, images: ImageSet, real: Reference | None) -> list[str]:
+def _of_sizes(extractor: Extractor, images: ImageSet | Seen, real: Reference | None) -> list[str]:
     found = []
     if images.resized:
         found.append(f"{images.resized:,} samples were resized or cropped before they were judged")

@@ -18,14 +18,14 @@ from sra2cli import console, digits, encoding, pictures, recipe
 from sra2cli.evaluate import evaluate
 from sra2cli.extract import extract
 from sra2cli.files import write_atomically
-from sra2cli.generate import Sampling
+from sra2cli.generate import PRESETS, Sampling
 from sra2cli.run import Run, environment
 from sra2cli.sample import Options, sample
 from sra2cli.train import train
 
 RECIPES = ("digits-sit", "digits-sra2")
 NAMES = {"digits-sit": "SiT", "digits-sra2": "SiT + SRA 2"}
-JUDGED = Sampling(solver="euler", steps=25, labels="balanced")  # as fd-digits is defined
+JUDGED = Sampling(**PRESETS["digits"])
 SHOWN = Sampling(solver="em", steps=50, labels="balanced", cfg=1.8, interval=(0.0, 0.7))
 JUDGED_COUNT, SHOWN_COUNT = 500, 100
 HEADER = ("run", "steps", "fd-digits ↓", "accuracy ↑", "guided fd-digits", "guided accuracy")

@@ -13,7 +13,7 @@ from sra2cli.caveats import caveats
 from sra2cli.errors import DataError, SetupError
 from sra2cli.features import Collected, Extractor, Wanted, features_of
 from sra2cli.files import write_atomically
-from sra2cli.imagesets import ImageSet, from_source, open_images
+from sra2cli.imagesets import ImageSet, Seen, from_source, open_images
 from sra2cli.metrics import IS_SPLIT, NEIGHBOURS, Distances
 from sra2cli.reference import (
     Reference,
@@ -60,37 +60,76 @@ def evaluate(
         SetupError: unknown metric, no or unfinished samples, a reference that does not do.
         DataError: an image, a reference or features that cannot be.
     """
-    if batch < 1 or (crop is not None and crop < 1):
-        raise SetupError("--batch and --crop must be above 0")
+    check_batch(batch, crop)
     names = choose(metric, ref, statistics_alone=save_stats is not None)
     if save_stats is not None:
         check_target(save_stats)
     images, about = open_samples(samples, crop)
+    labels = about.get("labels") if about else None
     extractor = open_extractor(names, weights, device)
-    device = "cpu" if extractor.classifies else device
     left_out = [] if metric else impossible(names, extractor, ref)
     names = tuple(name for name in names if name not in left_out)
     real = open_reference(ref, extractor, names, crop=crop, batch=batch)
-    need = needed(names, extractor, about)
+    need = needed(names, extractor, labels)
     if save_stats is None:
         fake = features_of(extractor, images.batches(batch), need)
     else:
         fake = save_reference(save_stats, images, extractor, need, crop=crop, batch=batch)
+    result = result_of(
+        images,
+        fake,
+        extractor,
+        real,
+        names,
+        labels=labels,
+        how=about,
+        left_out=left_out,
+        crop=crop,
+        batch=batch,
+        distances=distances,
+        device=device,
+    )
+    result["saved_statistics"] = None if save_stats is None else str(save_stats)
+    write_atomically(out or result_file(samples, names), json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def check_batch(batch: int, crop: int | None) -> None:
+    """SetupError for numbers that mean nothing."""
+    if batch < 1 or (crop is not None and crop < 1):
+        raise SetupError("--batch and --crop must be above 0")
+
+
+def result_of(
+    images: ImageSet | Seen,
+    fake: Collected,
+    extractor: Extractor,
+    real: Reference | None,
+    names: Sequence[str],
+    *,
+    labels: list[int] | None,
+    how: dict[str, Any] | None,
+    left_out: Sequence[str],
+    crop: int | None,
+    batch: int,
+    distances: Distances,
+    device: str,
+) -> dict[str, Any]:
+    """The metrics, and all they depend on; warns of what would mislead."""
+    device = "cpu" if extractor.classifies else device
     found = scores.values(
         names, fake, real.kept if real else None, distances=distances, device=device
     )
     result = {
-        "samples": str(samples),
+        "samples": images.name,
         "metric": ",".join(names),
         **found,
-        **record(images, extractor, real, fake, about),
+        **record(images, extractor, real, fake, labels),
         "settings": settings(names, crop=crop, batch=batch, distances=distances),
-        "saved_statistics": None if save_stats is None else str(save_stats),
         "warnings": caveats(names, extractor, images, fake, real, left_out=left_out),
-        "how": about,
+        "how": how,
         "environment": environment(device),
     }
-    write_atomically(out or result_file(samples, names), json.dumps(result, indent=1) + "\n")
     for warning in result["warnings"]:
         console.warn(warning)
     return result
@@ -116,10 +155,10 @@ def impossible(names: Sequence[str], extractor: Extractor, ref: str | None) -> l
     return [name for name in names if lacks(name, extractor, keys)]
 
 
-def needed(names: Sequence[str], extractor: Extractor, about: dict[str, Any] | None) -> Wanted:
+def needed(names: Sequence[str], extractor: Extractor, labels: list[int] | None) -> Wanted:
     """What to keep of the samples' features; logits too, where accuracy can be told."""
     need = scores.wanted(names)
-    if extractor.classifies and about and about.get("labels"):
+    if extractor.classifies and labels:
         return replace(need, rows=need.rows | {"logits"})
     return need
 
@@ -139,11 +178,11 @@ def settings(
 
 
 def record(
-    images: ImageSet,
+    images: ImageSet | Seen,
     extractor: Extractor,
     real: Reference | None,
     fake: Collected,
-    about: dict[str, Any] | None,
+    labels: list[int] | None,
 ) -> dict[str, Any]:
     """What was compared with what, through which network."""
     result: dict[str, Any] = {
@@ -158,8 +197,8 @@ def record(
         "samples_about": describe(images),
         "reference_about": real and real.about,
     }
-    if about and about.get("labels") and "logits" in fake.rows:
-        asked = np.asarray(about["labels"][: fake.count])
+    if labels and "logits" in fake.rows:
+        asked = np.asarray(labels[: fake.count])
         predicted = fake.rows["logits"].argmax(dim=1).numpy()
         result["accuracy"] = float((predicted == asked).mean())
     return result

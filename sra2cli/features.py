@@ -66,14 +66,18 @@ class Collector:
         self._score = InceptionScore() if wanted.score else None
 
     def add(self, images: np.ndarray) -> None:
-        """Further images (B, H, W, 3) uint8; DataError if the features are not finite."""
-        features = self._extractor.run(images)
+        """Further images (B, H, W, 3) uint8; DataError as `take`."""
+        self.take(self._extractor.run(images))
+
+    def take(self, features: dict[str, Tensor]) -> None:
+        """The features of further images; DataError if they are not finite."""
+        count = len(next(iter(features.values())))
         if not all(bool(f.isfinite().all()) for f in features.values()):
             raise DataError(
                 f"the features of {self._extractor.name} are not finite at images "
-                f"{self.count}..{self.count + len(images) - 1}: are its weights whole?"
+                f"{self.count}..{self.count + count - 1}: are its weights whole?"
             )
-        self.count += len(images)
+        self.count += count
         for name, moments in self._moments.items():
             moments.add(features[name])
         for name, rows in self._rows.items():

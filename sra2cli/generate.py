@@ -97,10 +97,11 @@ def labels_of(indices: Sequence[int], sampling: Sampling, classes: int) -> list[
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PAPER = {"solver": "em", "steps": 250, "last_step": 0.04}
-PRESETS: dict[str, dict[str, Any]] = {  # what the papers report their guided numbers with
+PRESETS: dict[str, dict[str, Any]] = {  # what guided numbers are reported with
     "sra2": {**PAPER, "cfg": 1.8, "interval": (0.0, 0.7)},
     "repa": {**PAPER, "cfg": 1.8, "interval": (0.0, 0.7)},
     "sit": {**PAPER, "cfg": 1.5, "cfg_channels": 3},
+    "digits": {"solver": "euler", "steps": 25, "labels": "balanced"},  # as fd-digits is defined
 }
 TOGETHER = 32  # images computed together, at most
 WORK = 1e9  # multiply-accumulates of the blocks that are worth a pass

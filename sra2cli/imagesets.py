@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,21 @@ from sra2cli.prefetch import ahead
 from sra2cli.sources import Source, VanishedError, open_source
 
 DECODED = 64  # images that are decoded together, by threads
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of images that were looked at as they were drawn; attributes as ImageSet's.
+
+    sha256: over the SHA-256 of the pixels of each batch.
+    """
+
+    name: str
+    count: int
+    labels: list[int] | None
+    size: tuple[int, int] | None
+    resized: int
+    sha256: str
 
 
 class ImageSet:

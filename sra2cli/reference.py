@@ -11,7 +11,7 @@ import numpy as np
 from sra2cli import npz
 from sra2cli.errors import SetupError
 from sra2cli.features import Collected, Extractor, Wanted, digits_extractor, features_of
-from sra2cli.imagesets import ImageSet, from_array, open_images
+from sra2cli.imagesets import ImageSet, Seen, from_array, open_images
 from sra2cli.inception import inception_extractor
 from sra2cli.metrics import Statistics
 from sra2cli.scores import METRICS, wanted
@@ -92,7 +92,7 @@ def open_reference(
     return Reference(features_of(extractor, images.batches(batch), need), describe(images))
 
 
-def describe(images: ImageSet) -> dict[str, Any]:
+def describe(images: ImageSet | Seen) -> dict[str, Any]:
     """What results say of images that were streamed."""
     size = None if images.size is None else list(images.size)
     return {
@@ -100,7 +100,7 @@ def describe(images: ImageSet) -> dict[str, Any]:
         "count": images.count,
         "size": size,
         "resized": images.resized,
-        "pixels_sha256": images.sha256,
+        "batches_sha256" if isinstance(images, Seen) else "pixels_sha256": images.sha256,
     }
 
 

@@ -1,6 +1,6 @@
 """sra2 eval RUN: sampling and judging in one, over guidance, intervals, solver steps, checkpoints.
 
-Each point is an ordinary set of samples and an ordinary result: run again, what is there is kept.
+Each point leaves an ordinary result: run again, what is there is kept.
 """
 
 import itertools
@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sra2cli import console, pictures
-from sra2cli.evaluate import evaluate
+from sra2cli import console, pictures, processes
 from sra2cli.files import write_atomically
 from sra2cli.generate import Sampling
-from sra2cli.sample import Options, sample
+from sra2cli.sample import Options
+from sra2cli.streaming import Judging, judge_network
 
 
 @dataclass(frozen=True)
@@ -67,66 +67,40 @@ def judge(
     swept: str,
     num: int,
     options: Options,
+    judging: Judging,
     device: str,
     out: Path | None = None,
-    **judging: Any,
 ) -> dict[str, Any]:
-    """Sample and judge each point; a table, and for several points a plot.
+    """Draw and judge each point; a table, and for several points a plot.
 
     Args:
-        source: a run or a checkpoint. judging: settings of `evaluate`.
+        source: a run or a checkpoint. out: folder of the results; None: RUN/evals.
 
     Returns:
         {"rows": one result a point, "plot": a PNG or None, "file": results as JSON}.
     """
-    rows = []
-    for point in wanted:
-        console.say(f"{swept} {point.name}")
-        drawn = sample(
-            source,
-            num=num,
-            sampling=point.sampling,
-            options=replace(options, step=point.step),
-            device=device,
-        )
-        folder = Path(drawn["out"])
-        out = out or folder.parent.parent / "evals"
-        out.mkdir(parents=True, exist_ok=True)
-        asked = {"checkpoint": drawn["checkpoint"], "num": num, **fingerprints(judging)}
-        file = out / f"{folder.name}.json"
-        row = known(file, asked)
-        if row is None:
-            row = {"asked": asked, **evaluate(folder, device=device, **judging)}
-            write_atomically(file, json.dumps(row, indent=1) + "\n")
-        rows.append({"point": point.name, "value": point.value, **row})
-    assert out is not None
-    names = rows[0]["metric"].split(",")
-    stem = f"{swept.replace(' ', '-')}-{'-'.join(names)}-n{num}"
-    plot = None
-    if len(rows) > 1:
-        plot = out / f"{stem}.png"
-        values = [row["value"] for row in rows]
-        curves = {name: (values, [row[name] for row in rows]) for name in names}
-        pictures.curves(curves, plot, x=swept, y=", ".join(names), marker="o")
-    write_atomically(out / f"{stem}.json", json.dumps(rows, indent=1) + "\n")
+    with processes.group(device) as group:
+        rows = []
+        for point in wanted:
+            console.say(f"{swept} {point.name}")
+            row = judge_network(
+                source,
+                num=num,
+                sampling=point.sampling,
+                options=replace(options, step=point.step),
+                judging=judging,
+                device=group.device,
+                out=out,
+            )
+            rows.append({"point": point.name, "value": point.value, **row})
+        names = rows[0]["metric"].split(",")
+        out = Path(rows[0]["file"]).parent
+        stem = f"{swept.replace(' ', '-')}-{'-'.join(names)}-n{num}"
+        plot = out / f"{stem}.png" if len(rows) > 1 else None
+        if group.main:
+            if plot is not None:
+                values = [row["value"] for row in rows]
+                curves = {name: (values, [row[name] for row in rows]) for name in names}
+                pictures.curves(curves, plot, x=swept, y=", ".join(names), marker="o")
+            write_atomically(out / f"{stem}.json", json.dumps(rows, indent=1) + "\n")
     return {"rows": rows, "plot": plot and str(plot), "file": str(out / f"{stem}.json")}
-
-
-def known(file: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
-    """The result that an earlier call left for the same samples, reference and settings."""
-    try:
-        row: dict[str, Any] = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return None
-    return row if row.get("asked") == asked else None
-
-
-def fingerprints(judging: dict[str, Any]) -> dict[str, str]:
-    """Settings as text; files with size and date, so that a changed reference is seen."""
-    found = {}
-    for name, value in sorted(judging.items()):
-        found[name] = str(value)
-        if value is not None and name in ("ref", "weights") and Path(str(value)).is_file():
-            about = Path(str(value)).stat()
-            found[name] += f" ({about.st_size} bytes, {about.st_mtime_ns})"
-    return found

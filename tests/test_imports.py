@@ -16,7 +16,8 @@ FLOORS = [  # lowest first; rooms of one floor do not import each other
     {"batches", "counting", "encoding", "inspect_store", "run_writer", "networks", "reference"},
     {"engine", "watch", "stopping", "caveats", "judging"},
     {"extract", "train", "sample", "evaluate", "plan"},
-    {"demo", "compare", "sweep"},
+    {"demo", "compare", "streaming"},
+    {"sweep"},
     {"cli"},
     {"__main__"},
 ]

@@ -23,9 +23,14 @@ def test_a_run_is_drawn_and_judged(run_sra2, run):
     result = json.loads(run_sra2(*judge).stdout)
     (row,) = result["rows"]
     assert row["count"] == 12 and row["how"]["step"] == 4 and result["plot"] is None
-    folder = run / "samples" / "step0000004-em3-cfg1-n12-seed0"
-    alone = json.loads(run_sra2("eval", folder, "--metrics", "fd-digits", "--json").stdout)
-    assert alone["fd-digits"] == row["fd-digits"]
+    name = "step0000004-em3-cfg1-n12-seed0"
+    left = sorted(p.name for p in (run / "evals").glob(f"{name}*"))
+    assert left == [f"{name}.json", f"{name}.png"]  # and no features
+    assert run_sra2("sample", run, "--num", 12, "--steps", 3).returncode == 0
+    alone = json.loads(
+        run_sra2("eval", run / "samples" / name, "--metrics", "fd-digits", "--json").stdout
+    )
+    assert alone["fd-digits"] == row["fd-digits"] and alone["accuracy"] == row["accuracy"]
 
 
 def test_a_sweep_is_a_table_and_a_plot_and_goes_on(run_sra2, run, monkeypatch):
@@ -36,11 +41,11 @@ def test_a_sweep_is_a_table_and_a_plot_and_goes_on(run_sra2, run, monkeypatch):
     assert [row["value"] for row in result["rows"]] == [1.0, 1.5, 2.0]
     with Image.open(result["plot"]) as plot:
         assert plot.width > 300
-    from sra2cli import sweep
+    from sra2cli import streaming
 
     calls = []
-    evaluate = sweep.evaluate
-    monkeypatch.setattr(sweep, "evaluate", lambda *a, **k: calls.append(a) or evaluate(*a, **k))
+    fill = streaming.Parts.fill
+    monkeypatch.setattr(streaming.Parts, "fill", lambda *a: calls.append(a) or fill(*a))
     again = json.loads(run_sra2(*judge, "--metrics", "fd-digits", "--json").stdout)
     assert not calls and again["rows"] == result["rows"]
     more = [*judge[:-4], "--cfg", "1,1.5,2,3", "--interval", "0:0.7", "--metrics", "fd-digits"]

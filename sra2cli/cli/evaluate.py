@@ -11,10 +11,12 @@ from sra2cli.cli.app import (
     Device,
     Json,
     Offline,
+    Processes,
     app,
     one_of,
     parse_interval,
     pick_device,
+    start_processes,
     user_errors,
 )
 from sra2cli.errors import SetupError
@@ -58,14 +60,19 @@ def evaluate(
     ] = "float16",
     batch: Annotated[int, typer.Option(help="Images at a time.")] = 64,
     out: Annotated[
-        Path | None, typer.Option(help="JSON of the result; default: in or beside SAMPLES.")
+        Path | None,
+        typer.Option(
+            help="JSON of the result; of a run, a folder. Default: beside SAMPLES; RUN/evals."
+        ),
     ] = None,
     num: Annotated[
         int | None, typer.Option(help="Of a run: samples to draw and judge. [default: 50000]")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of a run's samples.", min=0, max=2**63 - 1)] = 0,
-    labels: Annotated[str, typer.Option(help="Of a run's samples, as in `sample`.")] = "random",
-    preset: Annotated[str | None, typer.Option(help="As in `sample`: sra2, repa or sit.")] = None,
+    labels: Annotated[str | None, typer.Option(help="As in `sample`. [default: random]")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="As in `sample`: sra2, repa, sit or digits.")
+    ] = None,
     solver: Annotated[str | None, typer.Option(help="As in `sample`. [default: em]")] = None,
     steps: Annotated[
         str | None, typer.Option(help="Solver steps; with commas, each in turn. [default: 250]")
@@ -81,6 +88,7 @@ def evaluate(
     ] = None,
     vae: Annotated[str | None, typer.Option(help="Decode a run's samples with it.")] = None,
     num_heads: Annotated[int | None, typer.Option(help="As in `sample`.")] = None,
+    processes: Processes = None,
     device: Device = None,
     offline: Offline = False,
     json: Json = False,
@@ -99,6 +107,7 @@ def evaluate(
         if not is_network(samples):
             given = {"--num": num, "--preset": preset, "--solver": solver, "--steps": steps}
             given |= {"--cfg": cfg, "--interval": interval, "--step": step, "--vae": vae}
+            given |= {"--labels": labels, "--processes": processes}
             wrong = next((name for name, value in given.items() if value is not None), None)
             if wrong is not None:
                 raise SetupError(f"{wrong} is for a run or checkpoint; {samples} holds samples")
@@ -111,15 +120,19 @@ def evaluate(
             return
         if save_stats is not None:
             raise SetupError("--save-stats is for samples or images; sample first")
+        start_processes(processes, device)
         from sra2cli import sample as sampling_room
         from sra2cli import sweep
         from sra2cli.generate import PRESETS, Sampling
+        from sra2cli.streaming import Judging
 
         if solver is not None:
             one_of("--solver", solver, ("em", "euler", "heun"))
         if preset is not None:
             one_of("--preset", preset, tuple(PRESETS))
-        base = Sampling(labels=labels, seed=seed, **PRESETS.get(preset or "", {}))
+        base = Sampling(seed=seed, **PRESETS.get(preset or "", {}))
+        if labels is not None:
+            base = replace(base, labels=labels)
         if solver is not None:
             base = replace(base, solver=solver)  # type: ignore[arg-type]
         wanted, swept = sweep.points(
@@ -136,9 +149,9 @@ def evaluate(
             swept=swept,
             num=num or 50_000,
             options=options,
+            judging=Judging(**judging),
             device=pick_device(device),
             out=out,
-            **judging,
         )
         show_sweep(found, json, swept)
 

@@ -35,10 +35,12 @@ def sample(
     seed: Annotated[
         int, typer.Option(help="Image i depends on (seed, i) alone.", min=0, max=2**63 - 1)
     ] = 0,
-    labels: Annotated[str, typer.Option(help="random, balanced, or classes as 0,1,2.")] = "random",
+    labels: Annotated[
+        str | None, typer.Option(help="random, balanced, or classes as 0,1,2. [default: random]")
+    ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="Solver and guidance of a paper: sra2, repa or sit. Options override."),
+        typer.Option(help="Of a paper: sra2, repa, sit; or digits. Options override."),
     ] = None,
     solver: Annotated[
         str | None, typer.Option(help="em (SDE), euler or heun (ODE). [default: em]")
@@ -93,6 +95,7 @@ def sample(
         if solver is not None:
             one_of("--solver", solver, ("em", "euler", "heun"))
         given: dict[str, Any] = {
+            "labels": labels,
             "solver": solver,
             "steps": steps,
             "last_step": last_step,
@@ -112,7 +115,7 @@ def sample(
             **PRESETS.get(preset or "", {}),
             **{k: v for k, v in given.items() if v is not None},
         }
-        sampling = Sampling(labels=labels, seed=seed, rounding=rounding, **chosen)  # type: ignore[arg-type]
+        sampling = Sampling(seed=seed, rounding=rounding, **chosen)  # type: ignore[arg-type]
         options = room.Options(
             step=step,
             weights=weights,  # type: ignore[arg-type]
