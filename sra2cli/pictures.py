@@ -79,3 +79,45 @@ def labelled_rows(
                 axis.set_title(columns[column], fontsize=9)
         axes[row][0].set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center")
     figure.savefig(path, dpi=150)
+
+
+def points(
+    panels: Sequence[tuple[str, str, Sequence[tuple[str, float, float]]]], path: Path, *, x: str
+) -> None:
+    """Panels beside each other: (title, y, [(label, value, spread)]).
+
+    The first point is what the others are compared with, and gets a line of its own.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(panels), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (title, y, found) in zip(axes, panels, strict=True):
+        labels = [label for label, _, _ in found]
+        values, spreads = [value for _, value, _ in found], [spread for _, _, spread in found]
+        axis.errorbar(range(len(found)), values, yerr=spreads, fmt="o", capsize=4)
+        axis.axhline(values[0], linestyle="--", linewidth=1, color="grey")
+        axis.set_xticks(range(len(found)), labels, rotation=20, ha="right")
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel(x)
+        axis.set_ylabel(y)
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=130)
+
+
+def curves_with_spread(
+    series: Mapping[str, Sequence[tuple[float, float, float]]], path: Path, *, x: str, y: str
+) -> None:
+    """Named curves through points (x, value, spread)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for name, found in series.items():
+        xs, values, spreads = zip(*found, strict=True)
+        axis.errorbar(xs, values, yerr=spreads, marker="o", capsize=4, label=name)
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=130)

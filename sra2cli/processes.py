@@ -17,7 +17,7 @@ from typing import Any
 from sra2cli import console
 from sra2cli.errors import SetupError, UserError
 
-PARENT = "SRA2_PARENT"  # its process
+PARENT = "SRA2_PARENT"  # the process that started this one, and that it ends with
 ERRORS = "SRA2_ERRORS"  # folder in which started processes leave their error lines
 
 
@@ -77,8 +77,8 @@ def start(arguments: list[str], *, processes: int | None, device: str | None) ->
     Raises:
         SetupError: more processes than GPUs.
     """
+    _hold_to_parent()
     if launched():
-        _hold_to_parent()
         return
     on_gpu = device is None or device.startswith("cuda")
     gpus = _gpus() if on_gpu and processes != 1 else 0
@@ -95,7 +95,7 @@ def start(arguments: list[str], *, processes: int | None, device: str | None) ->
 
 def _hold_to_parent() -> None:
     """End with the process that started this one, whatever happens to it."""
-    parent = os.environ.get(PARENT)
+    parent = os.environ.pop(PARENT, None)
     if parent is not None:
         die_with_parent()
         if os.getppid() != int(parent):  # it was killed before this line

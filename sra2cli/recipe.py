@@ -84,11 +84,18 @@ def from_dict(tree: dict[str, Any]) -> Recipe:
     return recipe
 
 
-def differences(a: Recipe, b: Recipe, *, ignore: Sequence[str] = ()) -> list[str]:
-    """Dotted keys in which two recipes differ, except those equal to or below `ignore`."""
+def differing(a: Recipe, b: Recipe, *, ignore: Sequence[str] = ()) -> list[tuple[str, Any, Any]]:
+    """(dotted key, value of a, value of b) where two recipes differ, but equal to or below
+    `ignore`."""
     flat_a, flat_b = _flatten(a.to_dict()), _flatten(b.to_dict())
     keys = [k for k in sorted({*flat_a, *flat_b}) if flat_a.get(k) != flat_b.get(k)]
-    return [k for k in keys if not any(k == i or k.startswith(i + ".") for i in ignore)]
+    keys = [k for k in keys if not any(k == i or k.startswith(i + ".") for i in ignore)]
+    return [(k, flat_a.get(k), flat_b.get(k)) for k in keys]
+
+
+def differences(a: Recipe, b: Recipe, *, ignore: Sequence[str] = ()) -> list[str]:
+    """The keys alone."""
+    return [key for key, _, _ in differing(a, b, ignore=ignore)]
 
 
 def _build(cls: Any, tree: Any, prefix: str) -> Any:

@@ -8,16 +8,17 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "sra2cli"
 FLOORS = [  # lowest first; rooms of one floor do not import each other
     {"__init__", "errors", "files", "settings"},
-    {"path", "sit", "recipe", "clock", "console", "pictures", "prefetch"},
+    {"path", "sit", "recipe", "clock", "console", "pictures", "prefetch", "paper"},
     {"align", "ema", "store", "vae", "images", "digits", "sampler", "encoders", "processes"}
     | {"metrics", "npz"},
     {"sources", "store_writer", "probe", "features"},
     {"objective", "run", "generate", "checkpoints", "decoding", "imagesets", "inception", "scores"},
-    {"batches", "counting", "encoding", "inspect_store", "run_writer", "networks", "reference"},
-    {"engine", "watch", "stopping", "caveats", "judging"},
+    {"batches", "counting", "encoding", "inspect_store", "run_writer", "networks", "reference"}
+    | {"axes", "cells"},
+    {"engine", "watch", "stopping", "caveats", "judging", "tables"},
     {"extract", "train", "sample", "evaluate", "plan"},
-    {"demo", "compare", "streaming"},
-    {"sweep"},
+    {"demo", "compare", "streaming", "protocol"},
+    {"sweep", "ablate"},
     {"cli"},
     {"__main__"},
 ]

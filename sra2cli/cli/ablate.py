@@ -1,0 +1,150 @@
+"""sra2 ablate."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sra2cli.cli.app import Device, Json, Offline, Processes, app, one_of, user_errors
+from sra2cli.errors import SetupError
+
+AXES = ("depth", "timesteps", "objective", "lambda", "mlp")
+
+
+@app.command()
+def ablate(
+    axis: Annotated[
+        str, typer.Argument(help=f"{', '.join(AXES)}; all of them: all; or iterations.")
+    ],
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="iterations: runs to judge; default: the recipe and its baseline."),
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="Name of a recipe, or a YAML file.")] = "b-sra2",
+    data: Annotated[
+        Path | None, typer.Option(help="A latent store. The digits' recipes make their own.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Default: runs/ablate-RECIPE.")] = None,
+    values: Annotated[
+        str | None, typer.Option(help="Values of the axis, with commas; default: the paper's.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each cell: mean and deviation.")] = 1,
+    step: Annotated[
+        str | None,
+        typer.Option(help="Checkpoint to judge; iterations: several, with commas. Default: last."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting: key.sub=value. Repeatable.")
+    ] = None,
+    shard: Annotated[
+        str, typer.Option(help="i/n: every n-th cell, from the i-th; n machines share the work.")
+    ] = "1/1",
+    jobs: Annotated[
+        int | None, typer.Option(help="Cells at a time. Default: 1; on the digits, one a core.")
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="As in `eval`. Default: the paper's; on the digits fd-digits."),
+    ] = None,
+    ref: Annotated[str | None, typer.Option(help="As in `eval`.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Of Inception, as in `eval`.")] = None,
+    num: Annotated[
+        int | None, typer.Option(help="Samples a cell. Default: 50,000; on the digits 500.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="As in `sample`. Default: no guidance.")
+    ] = None,
+    solver: Annotated[str | None, typer.Option(help="As in `sample`.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Solver steps, as in `sample`.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the cells and what they will take.")
+    ] = False,
+    processes: Processes = None,
+    device: Device = None,
+    offline: Offline = False,
+    json: Json = False,
+) -> None:
+    """The paper's Tables 1 and 2 on any recipe and data. Run again to go on."""
+    with user_errors():
+        one_of("AXIS", axis, (*AXES, "all", "iterations"))
+        if axis == "all" and values is not None:
+            raise SetupError("--values is for one axis")
+        if runs and axis != "iterations":
+            raise SetupError(f"runs are for `ablate iterations`; `ablate {axis}` makes its own")
+        from sra2cli import ablate as room
+        from sra2cli import recipe as recipes
+        from sra2cli.protocol import How
+
+        chosen = read_steps(step)
+        if axis != "iterations" and len(chosen) > 1:
+            raise SetupError("--step takes one step; several are for `ablate iterations`")
+        how = How(
+            seeds=seeds,
+            shard=read_shard(shard),
+            jobs=jobs,
+            step=chosen[0] if chosen else None,
+            metrics=metrics,
+            ref=ref,
+            weights=weights,
+            num=num,
+            preset=preset,
+            solver=solver,
+            steps=steps,
+            device=device,
+            processes=processes,
+            offline=offline,
+        )
+        base = room.recipe_of(runs[0]) if runs else recipes.load(recipe, overrides or [])
+        out = out or Path("runs") / f"ablate-{base.name}"
+        common: dict[str, Any] = {"data": data, "out": out, "dry_run": dry_run}
+        if axis == "iterations":
+            found = room.iterations(base, how, runs=runs or [], checkpoints=chosen, **common)
+        else:
+            names = AXES if axis == "all" else (axis,)
+            found = room.ablate(names, base, how, values=values, **common)
+        show(found, json)
+
+
+def read_shard(text: str) -> tuple[int, int]:
+    """ "2/4" → (2, 4)."""
+    try:
+        number, count = (int(part) for part in text.split("/"))
+    except ValueError:
+        number, count = 0, 0
+    if not 1 <= number <= count:
+        raise SetupError(f"--shard is i/n with 1 <= i <= n, as 2/4; not '{text}'")
+    return number, count
+
+
+def read_steps(text: str | None) -> list[int]:
+    try:
+        return [] if text is None else [int(part.replace("_", "")) for part in text.split(",")]
+    except ValueError:
+        raise SetupError(f"--step takes steps with commas between them, not '{text}'") from None
+
+
+def show(found: dict[str, Any], as_json: bool) -> None:
+    """The tables, or all of it as JSON; of a dry run, the cells."""
+    from sra2cli import console, tables
+
+    if as_json:
+        console.print_json(found)
+        return
+    if found.get("dry_run"):
+        rows = [
+            (c["cell"], "done" if c["done"] else f"{c['steps_left']:,}") for c in found["cells"]
+        ]
+        console.print_table("cells", ("cell", "steps left"), rows)
+        console.say(
+            f"{found['jobs']} at a time, about {found['estimated_training_hours']} h of training "
+            "(estimated from a timed step; sampling and judging come on top)"
+        )
+        return
+    for table in found["tables"].values():
+        lines = [tables.cells(table, row) for row in table["rows"]]
+        console.print_table(f"ablation: {table['title']}", tables.header(table), lines)
+    for line in next(iter(found["tables"].values()))["differs"]:
+        console.say(f"not as in the paper: {line}")
+    if found["missing"]:
+        console.say(f"not there yet: {', '.join(found['missing'])}")
+    console.say(f"written: {' '.join(found['files'])}")
