@@ -143,8 +143,9 @@ def show(found: dict[str, Any], as_json: bool) -> None:
     for table in found["tables"].values():
         lines = [tables.cells(table, row) for row in table["rows"]]
         console.print_table(f"ablation: {table['title']}", tables.header(table), lines)
-    for line in next(iter(found["tables"].values()))["differs"]:
-        console.say(f"not as in the paper: {line}")
+    differs = next(iter(found["tables"].values()))["differs"]
+    if differs:
+        console.say(f"{len(differs)} settings are not the paper's: {found['files'][0]} has them")
     if found["missing"]:
         console.say(f"not there yet: {', '.join(found['missing'])}")
     console.say(f"written: {' '.join(found['files'])}")
