@@ -13,9 +13,26 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sra2cli import encoders
+from sra2cli.errors import SetupError
 from sra2cli.objective import build_heads, sit_config
+from sra2cli.recipe import from_dict
 from sra2cli.settings import Recipe
-from sra2cli.sit import SiT
+from sra2cli.sit import SiT, named_size
+
+METHODS = ("sit", "sra2", "repa", "repa-stored", "sra")
+NAMES = {
+    "sit": "SiT",
+    "sra2": "SRA 2",
+    "repa": "REPA",
+    "repa-stored": "REPA, stored features",
+    "sra": "SRA",
+}
+BLOCKS = {  # align depth of sra2, repa, sra, and sra's teacher; S, and sra of L: ours
+    "S": (2, 4, 4, 8),
+    "B": (2, 4, 4, 8),
+    "L": (8, 8, 8, 16),
+    "XL": (8, 8, 8, 20),
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +64,23 @@ class MethodCost:
     def overhead(self) -> float:
         """MACs over the plain network, as a fraction."""
         return self.macs / self.network.macs - 1
+
+
+def method_recipe(model: str, method: str, *, resolution: int = 256) -> Recipe:
+    """A recipe of a size such as "XL/2" under one of METHODS, as its paper has it."""
+    try:
+        named_size(model)
+    except ValueError as error:
+        raise SetupError(f"--model: {error}") from None
+    sra2, repa, sra, teacher = BLOCKS[model.partition("/")[0]]
+    align: dict[str, Any] = {
+        "sit": {},
+        "sra2": {"sra2": {"depth": sra2}},
+        "repa": {"repa": {"depth": repa}},
+        "sra": {"sra": {"depth": sra, "teacher_depth": teacher}},
+    }[method.removesuffix("-stored")]
+    data = {"classes": 1000, "channels": 4, "latent": resolution // 8}
+    return from_dict({"name": method, "model": {"size": model}, "data": data, "align": align})
 
 
 def method_cost(recipe: Recipe, *, stored_features: bool = False) -> MethodCost:

@@ -16,9 +16,9 @@ FLOORS = [  # lowest first; rooms of one floor do not import each other
     {"batches", "counting", "encoding", "inspect_store", "run_writer", "networks", "reference"}
     | {"axes", "cells"},
     {"engine", "watch", "stopping", "caveats", "judging", "tables"},
-    {"extract", "train", "sample", "evaluate", "plan"},
-    {"demo", "compare", "streaming", "protocol"},
-    {"sweep", "ablate"},
+    {"extract", "train", "sample", "evaluate", "plan", "trial"},
+    {"demo", "compare", "streaming", "protocol", "timing"},
+    {"sweep", "ablate", "cost"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,93 @@
+"""sra2 cost."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sra2cli.cli.app import Device, Json, app, one_of, pick_device, user_errors
+
+
+@app.command()
+def cost(
+    baseline: Annotated[
+        str, typer.Option(help="Beside SiT and SRA 2: repa, sra or all; sit: nothing more.")
+    ] = "all",
+    model: Annotated[str, typer.Option(help="What is counted: a size of SiT.")] = "XL/2",
+    resolution: Annotated[int, typer.Option(help="Of the images.")] = 256,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Latency and throughput here, too.")
+    ] = True,
+    measured_model: Annotated[
+        str | None, typer.Option(help="What is measured. Default: --model; on a CPU B/2.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Of the measurements. Default: 256; on a CPU 4.", min=1)
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Turns of each method. Default: 20; on a CPU 5.", min=1)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON of the result. Default: runs/cost/.")
+    ] = None,
+    show: Annotated[
+        Path | None, typer.Option("--show", help="Print a result from another machine instead.")
+    ] = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """What alignment costs: parameters and GMACs counted, time and memory measured (Table 5)."""
+    with user_errors():
+        one_of("--baseline", baseline, ("repa", "sra", "sit", "all"))
+        from sra2cli import console
+        from sra2cli import cost as room
+
+        if show is not None:
+            result = room.load_result(show)
+        else:
+            if not json:  # at once; measuring takes minutes
+                show_counted(
+                    room.counted(model, room.methods_with(baseline), resolution=resolution), model
+                )
+            result = room.cost(
+                baseline,
+                model,
+                resolution=resolution,
+                measure=measure,
+                measured_model=measured_model,
+                batch=batch,
+                rounds=rounds,
+                device=pick_device(device),
+                out=out,
+            )
+        if json:
+            console.print_json(result)
+            return
+        if show is not None:
+            show_counted(result["counted"], result["model"])
+        show_measured(result)
+        console.say(f"written: {result['file']}")
+
+
+def show_counted(rows: list[dict[str, Any]], model: str) -> None:
+    from sra2cli import console
+    from sra2cli import cost as room
+
+    title = f"counted: {model}, parameters and GMACs of a forward pass (the paper's GFLOPs)"
+    console.print_table(title, room.COUNTED, room.counted_cells(rows))
+
+
+def show_measured(result: dict[str, Any]) -> None:
+    from sra2cli import console
+    from sra2cli import cost as room
+
+    found = result["measured"]
+    if found is None:
+        return
+    header, cells = room.measured_header(found["rows"]), room.measured_cells(found["rows"])
+    console.print_table(room.measured_title(result), header, cells)
+    console.say("REPA's encoder: " + found["repa_encoder"])
+    for line in found["order"]:
+        console.warn(f"not in the order of MACs: {line}")
+    if not found["order"]:
+        console.say("forward latencies are in the order of the MACs")

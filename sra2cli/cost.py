@@ -1,0 +1,229 @@
+"""sra2 cost: Table 5 of the paper, what each method adds to SiT.
+
+Parameters and multiply-accumulates are counted from the modules, whatever the machine. Latency,
+throughput and memory are measured here, each method in turns with SiT in one process.
+"""
+
+import datetime
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sra2cli import console, paper
+from sra2cli.counting import METHODS, NAMES, MethodCost, method_cost, method_recipe
+from sra2cli.errors import DataError, SetupError
+from sra2cli.files import write_atomically
+from sra2cli.run import environment
+from sra2cli.timing import Setting, measured
+
+CPU_MODEL = "B/2"  # what a laptop can hold, in minutes
+BATCH, ROUNDS = {"cpu": 4, "cuda": 256}, {"cpu": 5, "cuda": 20}
+
+
+def counted(model: str, methods: Sequence[str], *, resolution: int = 256) -> list[dict[str, Any]]:
+    """Parameters and MACs of each method, counted on the meta device; beside the paper's."""
+    rows = []
+    for method in methods:
+        wanted = method_recipe(model, method, resolution=resolution)
+        cost = method_cost(wanted, stored_features=method == "repa-stored")
+        rows.append(
+            {
+                "method": method,
+                "parameters": cost.network.parameters,
+                "external_parameters": sum(c.parameters for c in cost.external.values()),
+                "head_parameters": sum(c.parameters for c in cost.heads.values()),
+                "gmacs": cost.macs / 1e9,
+                "gmacs_percent": 100 * cost.overhead,
+                "parts": parts_of(cost),
+                "paper": paper.cost("none" if method == "sit" else method),
+            }
+        )
+    return rows
+
+
+def parts_of(cost: MethodCost) -> dict[str, float]:
+    """GMACs by part."""
+    parts = {"network": cost.network}
+    parts |= {f"{name} head": c for name, c in cost.heads.items()} | cost.external
+    return {name: c.macs / 1e9 for name, c in parts.items()}
+
+
+def cost(
+    baseline: str,
+    model: str,
+    *,
+    resolution: int = 256,
+    measure: bool = True,
+    measured_model: str | None = None,
+    batch: int | None = None,
+    rounds: int | None = None,
+    device: str = "cpu",
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Count, print, measure; the result is also written to `out`, by default in runs/cost.
+
+    Args:
+        baseline: of METHODS beside SiT and SRA 2, or "all".
+        measured_model: None: `model` on a GPU, a smaller one on a CPU.
+
+    Raises:
+        SetupError: no such model or resolution.
+    """
+    if resolution % 16:
+        raise SetupError(f"--resolution is a multiple of 16, not {resolution}")
+    methods = methods_with(baseline)
+    result: dict[str, Any] = {
+        "model": model,
+        "resolution": resolution,
+        "counted": counted(model, methods, resolution=resolution),
+        "measured": None,
+        "date": datetime.date.today().isoformat(),
+        "environment": environment(device),
+    }
+    if measure:
+        kind = "cuda" if device.startswith("cuda") else "cpu"
+        setting = Setting(
+            measured_model or (CPU_MODEL if kind == "cpu" else model),
+            batch or BATCH[kind],
+            rounds or ROUNDS[kind],
+            device,
+            resolution,
+        )
+        console.say(
+            f"measuring {setting.model} on {result['environment']['device']}, batch {setting.batch}"
+        )
+        before = clocks(device)
+        found = measured(methods, setting)
+        shares = {r["method"]: r for r in counted(setting.model, methods, resolution=resolution)}
+        for row in found["rows"]:
+            row["gmacs_percent"] = shares[row["method"]]["gmacs_percent"]
+        found["order"] = orders(found["rows"])
+        found["clocks"] = {"before": before, "after": clocks(device)}
+        result["measured"] = found
+    name = f"cost-{model.replace('/', '')}-{Path(device.partition(':')[0]).name}.json"
+    file = out or Path("runs") / "cost" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, json.dumps({**result, "file": str(file)}, indent=1) + "\n")
+    return {**result, "file": str(file)}
+
+
+def methods_with(baseline: str) -> list[str]:
+    """SiT, SRA 2 and what they are compared with, in METHODS' order."""
+    wanted = {"sit", "sra2", *(METHODS if baseline == "all" else (baseline,))}
+    if baseline == "repa":
+        wanted.add("repa-stored")
+    return [method for method in METHODS if method in wanted]
+
+
+def orders(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Pairs of methods whose forward latencies are not in the order of their MACs, a line each."""
+    found = []
+    by_macs = sorted(rows, key=lambda row: float(row["gmacs_percent"]))
+    for i, less in enumerate(by_macs):
+        for more in by_macs[i + 1 :]:
+            if less["latency_percent"] <= more["latency_percent"]:
+                continue
+            spread = less["latency_range"][0] <= more["latency_percent"]
+            why = "within the spread" if spread else "beyond the spread"
+            found.append(
+                f"{NAMES[less['method']]} took longer than {NAMES[more['method']]}, which has "
+                f"more MACs ({why})"
+            )
+    return found
+
+
+def clocks(device: str) -> dict[str, Any]:
+    """What decides how fast the machine is just now."""
+    if device.startswith("cuda"):
+        fields = "clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,temperature.gpu"
+        query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+        try:
+            run = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20)
+        except (OSError, subprocess.SubprocessError):
+            return {"nvidia-smi": None}
+        row = run.stdout.strip().splitlines()[0].split(", ")
+        return dict(zip(fields.split(","), row, strict=True))
+    return {"load_average": os.getloadavg()[0], "cpus": os.cpu_count()}
+
+
+def load_result(file: Path) -> dict[str, Any]:
+    """A result that `cost` wrote, here or elsewhere."""
+    try:
+        result: dict[str, Any] = json.loads(file.read_text())
+        result["counted"], result["measured"], result["model"]
+    except FileNotFoundError:
+        raise SetupError(f"no file {file}") from None
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{file} is not a result of sra2 cost") from None
+    return result
+
+
+COUNTED = ("method", "external", "head", "GMACs", "over SiT", "paper")
+MEASURED = ("method", "forward", "over SiT", "paper", "training", "over SiT", "paper", "MACs")
+
+
+def counted_cells(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Counts as text: parameters in millions, GMACs (the paper's GFLOPs)."""
+    return [
+        (
+            NAMES[row["method"]],
+            millions(row["external_parameters"]),
+            millions(row["head_parameters"]),
+            f"{row['gmacs']:.2f}",
+            f"{row['gmacs_percent']:+.1f}%",
+            percent(row["paper"].get("gflops_percent")),
+        )
+        for row in rows
+    ]
+
+
+def measured_cells(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Measurements as text, with the range over the rounds."""
+    found: list[tuple[str, ...]] = []
+    for row in rows:
+        theirs = paper.cost("none" if row["method"] == "sit" else row["method"])
+        cells = (
+            NAMES[row["method"]],
+            f"{row['latency_ms']:,.0f} ms",
+            spread(row["latency_percent"], row["latency_range"]),
+            percent(theirs.get("latency_percent")),
+            f"{row['images_per_second']:.2f} images/s",
+            spread(row["speed_percent"], row["speed_range"]),
+            percent(theirs.get("speed_percent")),
+            f"{row['gmacs_percent']:+.1f}%",
+        )
+        memory = row["peak_memory_gb"]
+        found.append(cells if memory is None else (*cells, f"{memory:.1f} GB"))
+    return found
+
+
+def measured_header(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    known = any(row["peak_memory_gb"] is not None for row in rows)
+    return (*MEASURED, "peak memory") if known else MEASURED
+
+
+def measured_title(result: dict[str, Any]) -> str:
+    """Where and how it was measured."""
+    found = result["measured"]
+    compiled = "compiled" if found["compiled"] else "eager"
+    return (
+        f"measured: {found['model']}, {found['resolution']} px, batch {found['batch']}, "
+        f"{found['precision']}, {compiled}, {result['environment']['device']}; median "
+        f"(range) of {found['rounds']} rounds"
+    )
+
+
+def millions(count: int) -> str:
+    return f"{count / 1e6:.1f}M" if count else "0"
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:+g}%"
+
+
+def spread(value: float, limits: Sequence[float]) -> str:
+    low, high = limits
+    return f"{value:+.1f}% ({low:+.1f} to {high:+.1f})" if (low, high) != (0, 0) else ""

@@ -1,0 +1,172 @@
+"""What training costs on this machine: each method in turns with SiT, in one process.
+
+Medians over the rounds, of ratios taken within a round, so that a machine that drifts slows both
+sides alike. Warm-up and compiling are kept out.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sra2cli import console
+from sra2cli.batches import Raw, to_batch
+from sra2cli.counting import NAMES, method_recipe
+from sra2cli.engine import Engine, resolve_precision
+from sra2cli.recipe import from_dict
+from sra2cli.settings import Recipe
+from sra2cli.store import Store
+from sra2cli.trial import make_engine, make_store
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured. rounds: of each method and SiT in turns, after a warm-up."""
+
+    model: str
+    batch: int
+    rounds: int
+    device: str
+    resolution: int = 256
+
+    @property
+    def cuda(self) -> bool:
+        return self.device.startswith("cuda")
+
+
+def measured(methods: Sequence[str], setting: Setting) -> dict[str, Any]:
+    """Forward latency, training throughput and peak memory of each method against SiT.
+
+    A batch that does not fit the GPU is halved, for all methods alike.
+
+    Returns:
+        {"rows": one a method, "batch": as it fitted, ...}
+    """
+    batch = setting.batch
+    while True:
+        try:
+            rows = _rows(methods, setting, batch)
+            break
+        except torch.cuda.OutOfMemoryError:
+            if batch == 1:
+                raise
+            batch //= 2
+        torch.cuda.empty_cache()  # when the failed networks are gone
+        console.say(f"out of memory: measuring with batch {batch}")
+    wanted = resolve_precision(
+        recipe_at(setting, "sit", batch), Path(), torch.device(setting.device)
+    )
+    return {
+        "model": setting.model,
+        "resolution": setting.resolution,
+        "batch": batch,
+        "rounds": setting.rounds,
+        "precision": wanted.train.precision,
+        "compiled": setting.cuda,
+        "repa_encoder": "DINOv2-B/14, random weights (they cost the same)",
+        "rows": rows,
+    }
+
+
+def recipe_at(setting: Setting, method: str, batch: int) -> Recipe:
+    tree = method_recipe(setting.model, method, resolution=setting.resolution).to_dict()
+    tree["train"]["batch"] = batch
+    return from_dict(tree)
+
+
+def _rows(methods: Sequence[str], setting: Setting, batch: int) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    others = [method for method in methods if method != "sit"]
+    with tempfile.TemporaryDirectory() as scratch:
+        stored = "repa-stored" in others
+        store = make_store(
+            Path(scratch), recipe_at(setting, "sit", batch), max(64, batch), features=stored
+        )
+        base = Subject("sit", setting, batch, store)
+        total = (setting.rounds + 1) * len(others)
+        with console.progress(f"measure {setting.model}", total, unit="rounds") as bar:
+            for method in others:
+                subject = Subject(method, setting, batch, store)
+                rounds = []
+                for number in range(setting.rounds + 1):
+                    found = {"sit": base.times(), method: subject.times()}
+                    if number:  # the first compiles, and warms up
+                        rounds.append(found)
+                    bar.advance(note=NAMES[method])
+                if not rows:
+                    rows.append(base.row([r["sit"] for r in rounds], [r["sit"] for r in rounds]))
+                rows.append(subject.row([r[method] for r in rounds], [r["sit"] for r in rounds]))
+                del subject
+                if setting.cuda:
+                    torch.cuda.empty_cache()
+    return rows
+
+
+class Subject:
+    """One method that is timed: its engine, and data that are ready on the device."""
+
+    def __init__(self, method: str, setting: Setting, batch: int, store: Store):
+        self.method, self.setting, self.batch = method, setting, batch
+        self.before = torch.cuda.memory_allocated() if setting.cuda else 0
+        device = torch.device(setting.device)
+        wanted = resolve_precision(recipe_at(setting, method, batch), Path(), device)
+        self.engine: Engine
+        self.engine, source = make_engine(wanted, store, setting.device, encoder=method == "repa")
+        ready: dict[str, Any] = {
+            name: None if tensor is None else tensor.to(device)
+            for name, tensor in vars(source.raw(0, range(batch))).items()
+        }
+        self.raw = Raw(**ready)
+        self.peak: int | None = None
+        if setting.cuda:  # compiles; what is there before belongs to another method
+            torch.cuda.reset_peak_memory_stats()
+            self._step()
+            self.peak = torch.cuda.max_memory_allocated() - self.before
+
+    def times(self) -> dict[str, float]:
+        """Seconds of a forward pass of the training, and of a training step."""
+        return {"forward": self._timed(self._forward), "step": self._timed(self._step)}
+
+    @torch.no_grad()
+    def _forward(self) -> None:
+        """The network, its head, and what guides it: encoder or teacher."""
+        engine = self.engine
+        batch = to_batch(self.raw, engine.recipe, engine.store, engine.device, engine.encoder)
+        teacher = engine.ema.teacher if engine.objective.needs_teacher else None
+        with engine.autocast():
+            engine.objective(batch, 0, teacher)
+
+    def _step(self) -> None:
+        self.engine.update([self.raw])
+
+    def _timed(self, work: Callable[[], None]) -> float:
+        self._wait()
+        begun = time.perf_counter()
+        work()
+        self._wait()
+        return time.perf_counter() - begun
+
+    def _wait(self) -> None:
+        if self.setting.cuda:
+            torch.cuda.synchronize()
+
+    def row(
+        self, own: Sequence[dict[str, float]], base: Sequence[dict[str, float]]
+    ) -> dict[str, Any]:
+        """Medians, and percentages against SiT's turns in the same rounds, with their range."""
+        found: dict[str, Any] = {"method": self.method}
+        pairs = list(zip(own, base, strict=True))
+        latency = [100 * (a["forward"] / b["forward"] - 1) for a, b in pairs]
+        speed = [100 * (b["step"] / a["step"] - 1) for a, b in pairs]
+        found["latency_ms"] = 1e3 * statistics.median(a["forward"] for a in own)
+        found["images_per_second"] = self.batch / statistics.median(a["step"] for a in own)
+        for name, values in (("latency", latency), ("speed", speed)):
+            found[f"{name}_percent"] = statistics.median(values)
+            found[f"{name}_range"] = [min(values), max(values)]
+        found["peak_memory_gb"] = None if self.peak is None else self.peak / 1e9
+        return found
