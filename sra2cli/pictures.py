@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -121,3 +122,57 @@ def curves_with_spread(
     axis.grid(alpha=0.3)
     axis.legend()
     figure.savefig(path, dpi=130)
+
+
+def pca_sheet(
+    title: str,
+    top: Sequence[tuple[str, np.ndarray]],
+    rows: Sequence[tuple[str, Sequence[np.ndarray]]],
+    columns: Sequence[str],
+    path: Path,
+) -> None:
+    """Large titled pictures above a grid with named rows and columns."""
+    from matplotlib.figure import Figure
+
+    width = 1.5 * len(columns) + 0.8
+    figure = Figure(figsize=(width, 1.55 * len(rows) + 2.9), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    parts: Any = figure.subfigures(2, 1, height_ratios=[2.4, 1.5 * len(rows)])
+    upper, lower = parts
+    for axis, (name, image) in zip(upper.subplots(1, len(top), squeeze=False)[0], top, strict=True):
+        axis.imshow(image, interpolation="nearest")
+        axis.set_title(name, fontsize=9)
+        axis.axis("off")
+    axes = lower.subplots(len(rows), len(columns), squeeze=False)
+    for line, (name, images) in zip(axes, rows, strict=True):
+        for axis, column, image in zip(line, columns, images, strict=True):
+            axis.imshow(image, interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if line is axes[0]:
+                axis.set_title(column, fontsize=9)
+        line[0].set_ylabel(name, fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
+def probe_sheet(
+    panels: Sequence[tuple[str, Sequence[int], Sequence[Mapping[str, float]]]], path: Path
+) -> None:
+    """A panel a network: (title, blocks, [{"t", "block", "r2"}]); a curve for each noise level."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6 * len(panels) + 0.6, 3.8), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axis, (title, blocks, rows) in zip(axes, panels, strict=True):
+        for t in sorted({row["t"] for row in rows}):
+            values = {row["block"]: row["r2"] for row in rows if row["t"] == t}
+            axis.plot(blocks, [values[b] for b in blocks], marker="o", label=f"t = {t:g}")
+        few = len(blocks) <= 14
+        shown = blocks if few else blocks[:: -(-len(blocks) // 14)]
+        axis.set_xticks(shown, ["x_t" if b == 0 else str(b) for b in shown])
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("block")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("R² of the VAE feature, by a linear probe")
+    axes[-1].legend(fontsize=8)
+    figure.savefig(path, dpi=150)

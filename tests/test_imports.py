@@ -10,15 +10,15 @@ FLOORS = [  # lowest first; rooms of one floor do not import each other
     {"__init__", "errors", "files", "settings"},
     {"path", "sit", "recipe", "clock", "console", "pictures", "prefetch", "paper"},
     {"align", "ema", "store", "vae", "images", "digits", "sampler", "encoders", "processes"}
-    | {"metrics", "npz"},
+    | {"metrics", "npz", "alignment"},
     {"sources", "store_writer", "probe", "features"},
     {"objective", "run", "generate", "checkpoints", "decoding", "imagesets", "inception", "scores"},
     {"batches", "counting", "encoding", "inspect_store", "run_writer", "networks", "reference"}
     | {"axes", "cells"},
-    {"engine", "watch", "stopping", "caveats", "judging", "tables"},
+    {"engine", "watch", "stopping", "caveats", "judging", "tables", "tokens"},
     {"extract", "train", "sample", "evaluate", "plan", "trial"},
     {"demo", "compare", "streaming", "protocol", "timing"},
-    {"sweep", "ablate", "cost"},
+    {"sweep", "ablate", "cost", "figures"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,83 @@
+"""How much of a target is linearly in some tokens: a linear probe, and CKA.
+
+Both are made of sums over tokens, so that tokens need not be kept.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+RIDGE = 1e-3  # of the mean variance of the features: keeps the solution stable, little more
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over rows of features x (N, D) and targets y (N, E), float64, with a column of ones.
+
+    xx (D + 1, D + 1), xy (D + 1, E), yy (E, E): products. y (E,): the sum.
+    """
+
+    count: int
+    xx: Tensor
+    xy: Tensor
+    yy: Tensor
+    y: Tensor
+
+
+def sums(x: Tensor, y: Tensor) -> Sums:
+    """x: (N, D) features. y: (N, E) targets of the same rows."""
+    one = torch.ones(len(x), 1, dtype=torch.float64)
+    x, y = torch.cat([x.double(), one], dim=1), y.double()
+    return Sums(len(x), x.T @ x, x.T @ y, y.T @ y, y.sum(dim=0))
+
+
+def probe(train: Sums, test: Sums) -> float:
+    """R² on `test` of ridge regression fitted to `train`; 1 is all, 0 no more than the mean.
+
+    Over all components of the target together: 1 - Σ(y - ŷ)² / Σ(y - mean of train)².
+    """
+    width = len(train.xx) - 1
+    centred = (
+        train.xx[:width, :width]
+        - torch.outer(train.xx[:width, -1], train.xx[-1, :width]) / train.count
+    )
+    penalty = torch.zeros_like(train.xx)
+    size = RIDGE * centred.diagonal().mean().clamp(min=1e-12)
+    penalty.diagonal()[:width] = size  # the constant is free
+    weights = torch.linalg.solve(train.xx + penalty, train.xy)
+    fitted = (weights * (test.xx @ weights)).sum()
+    residual = test.yy.trace() - 2 * (weights * test.xy).sum() + fitted
+    mean = train.y / train.count
+    total = test.yy.trace() - 2 * (mean * test.y).sum() + test.count * mean.square().sum()
+    return float(1 - residual / total)
+
+
+def cka(s: Sums) -> float:
+    """Linear CKA of features and targets (Kornblith et al. 2019), centred; in [0, 1]."""
+    width = len(s.xx) - 1
+    mean_x = s.xx[:width, -1] / s.count
+    mean_y = s.y / s.count
+    xx = s.xx[:width, :width] - s.count * torch.outer(mean_x, mean_x)
+    xy = s.xy[:width] - s.count * torch.outer(mean_x, mean_y)
+    yy = s.yy - s.count * torch.outer(mean_y, mean_y)
+    return float(xy.square().sum() / (xx.norm() * yy.norm()))
+
+
+def principal(x: Tensor, shown: Tensor) -> Tensor:
+    """`shown` (M, D) on the first three principal components of x (N, D), each scaled to [0, 1].
+
+    The sign of a component, which is arbitrary, is such that its largest loading is positive.
+    Scaled from the 1st to the 99th percentile of what is shown.
+    """
+    x, shown = x.double(), shown.double()
+    mean = x.mean(dim=0)
+    _, _, components = torch.linalg.svd(x - mean, full_matrices=False)
+    components = components[:3]
+    largest = components.abs().argmax(dim=1, keepdim=True)
+    components = components * components.gather(1, largest).sign()
+    found = (shown - mean) @ components.T
+    if found.shape[1] < 3:
+        found = torch.nn.functional.pad(found, (0, 3 - found.shape[1]))
+    low, high = torch.quantile(found, torch.tensor([0.01, 0.99], dtype=torch.float64), dim=0)
+    return ((found - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)

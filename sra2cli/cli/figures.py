@@ -1,0 +1,124 @@
+"""sra2 figures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sra2cli.cli.app import Device, Json, Offline, app, pick_device, show, user_errors
+from sra2cli.errors import SetupError
+
+figures = typer.Typer(
+    help="Pictures of what a network's tokens hold. Samples of several runs: `sample --grid`.",
+    no_args_is_help=True,
+)
+app.add_typer(figures, name="figures")
+
+Data = Annotated[Path | None, typer.Option(help="A latent store. Default: the run's.")]
+Step = Annotated[int | None, typer.Option(help="Checkpoint of this step; default: newest.")]
+Times = Annotated[str, typer.Option(help="Noise levels t, with commas; 0 is data, 1 noise.")]
+Blocks = Annotated[str | None, typer.Option(help="Blocks, with commas.")]
+Seed = Annotated[int, typer.Option(help="Of the noise.", min=0, max=2**63 - 2)]
+Out = Annotated[Path | None, typer.Option(help="The PNG. Default: RUN/figures/.")]
+
+
+@figures.command()
+def pca(
+    source: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT")],
+    index: Annotated[int, typer.Option(help="Which image of the store.")] = 0,
+    image: Annotated[Path | None, typer.Option(help="An image file instead.")] = None,
+    label: Annotated[int | None, typer.Option(help="Class of --image; default: none.")] = None,
+    data: Data = None,
+    step: Step = None,
+    times: Times = "0.1,0.3,0.5,0.7,0.9",
+    blocks: Blocks = None,
+    vae: Annotated[str | None, typer.Option(help="First stage; default: the store's.")] = None,
+    seed: Seed = 0,
+    out: Out = None,
+    device: Device = None,
+    offline: Offline = False,
+    json: Json = False,
+) -> None:
+    """The paper's Figure 2: VAE feature and tokens over blocks and noise levels, by PCA."""
+    with user_errors():
+        from sra2cli import figures as room
+        from sra2cli.sample import Options
+
+        what = room.What(
+            data=data,
+            times=read_times(times),
+            blocks=read_blocks(blocks),
+            seed=seed,
+            device=pick_device(device),
+            options=Options(step=step, vae=vae, offline=offline),
+        )
+        show(room.pca(source, what, index=index, image=image, label=label, out=out), json, "pca")
+
+
+@figures.command()
+def probe(
+    sources: Annotated[list[Path], typer.Argument(metavar="RUN|CHECKPOINT...")],
+    num: Annotated[int, typer.Option(help="Images of the store.")] = 512,
+    data: Data = None,
+    step: Step = None,
+    times: Times = "0.1,0.3,0.5,0.7,0.9",
+    blocks: Blocks = None,
+    seed: Seed = 0,
+    out: Out = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """How well tokens predict the VAE feature: a linear probe of each block and noise level."""
+    with user_errors():
+        from sra2cli import figures as room
+        from sra2cli.sample import Options
+
+        what = room.What(
+            data=data,
+            times=read_times(times),
+            blocks=read_blocks(blocks),
+            seed=seed,
+            device=pick_device(device),
+            options=Options(step=step),
+        )
+        found = room.probe(sources, what, num=num, out=out)
+        if json:
+            show(found, json, "probe")
+            return
+        show_probe(found)
+
+
+def read_times(text: str) -> tuple[float, ...]:
+    try:
+        times = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        times = ()
+    if not times or not all(0 <= t <= 1 for t in times):
+        raise SetupError(f"--times are numbers in [0, 1], as 0.1,0.5; not '{text}'")
+    return times
+
+
+def read_blocks(text: str | None) -> tuple[int, ...]:
+    try:
+        return () if text is None else tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise SetupError(f"--blocks are numbers, as 1,4,8; not '{text}'") from None
+
+
+def show_probe(found: dict[str, object]) -> None:
+    """R² as a table: a row a block, a column a noise level."""
+    from sra2cli import console
+
+    results: list[dict[str, list[dict[str, float]]]] = found["results"]  # type: ignore[assignment]
+    for result in results:
+        rows = result["rows"]
+        times = list(dict.fromkeys(row["t"] for row in rows))
+        blocks = list(dict.fromkeys(row["block"] for row in rows))
+        values = {(row["block"], row["t"]): row["r2"] for row in rows}
+        cells = [
+            ("x_t" if b == 0 else f"block {b:g}", *(f"{values[b, t]:.3f}" for t in times))
+            for b in blocks
+        ]
+        title = f"R² of the VAE feature: {result['source']}"
+        console.print_table(title, ("", *(f"t = {t:g}" for t in times)), cells)
+    console.say(f"picture: {found['picture']}   numbers: {found['file']}")

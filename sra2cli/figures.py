@@ -1,0 +1,236 @@
+"""sra2 figures: what a network's tokens hold, as pictures (the paper's Figure 2, and a probe)."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sra2cli import alignment, console, pictures
+from sra2cli.align.heads import patchify
+from sra2cli.errors import SetupError
+from sra2cli.files import write_atomically
+from sra2cli.networks import Network, open_network
+from sra2cli.run import environment
+from sra2cli.sample import Options, at_step, open_first_stage
+from sra2cli.tokens import Latents, encoded, noised, store_of, stored, tokens
+from sra2cli.vae import Vae
+
+TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+FITTED = 64  # images whose tokens decide the principal components
+SHOWN_BLOCKS = 6
+INPUT = 0  # "block" of the probe: the patches of x_t itself
+
+
+@dataclass(frozen=True)
+class What:
+    """What is looked at, and with what.
+
+    data: a store; None: the run's. blocks: (): chosen. options: as those of `sample`.
+    """
+
+    data: Path | None = None
+    times: tuple[float, ...] = TIMES
+    blocks: tuple[int, ...] = ()
+    seed: int = 0
+    device: str = "cpu"
+    options: Options = field(default_factory=Options)
+
+
+def pca(
+    source: Path,
+    what: What,
+    *,
+    index: int = 0,
+    image: Path | None = None,
+    label: int | None = None,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Figure 2: an image, its VAE feature and a network's tokens over blocks and noise, by PCA.
+
+    Components are those of the tokens of `FITTED` images of the store; without one, of the image
+    alone.
+
+    Args:
+        index: of an image of the store. image: a file instead, and its label.
+
+    Returns:
+        {"picture": PNG, "blocks", "times", "fitted_images", ...}
+
+    Raises:
+        SetupError: no network, store or image; blocks or times that cannot be.
+    """
+    network, vae = opened(source, what)
+    blocks = chosen_blocks(network, what.blocks)
+    latents, fitted = images_of(source, network, vae, what, index, image, label)
+    side = network.model.config.latent // network.model.config.patch
+    feature = alignment.principal(pixels(fitted.z), pixels(latents.z))
+    size = network.model.config.latent
+    top = [
+        ("decoded latent", vae.decode(latents.z)[0]),
+        ("VAE feature", as_image(feature, size)),
+    ]
+    rows = []
+    with console.progress("tokens", len(what.times), unit="noise levels") as bar:
+        for t in what.times:
+            x_fit = noised(fitted, t, network, what.seed + 1)
+            x = noised(latents, t, network, what.seed)
+            basis = tokens(network, x_fit, t, fitted.labels, blocks)
+            found = tokens(network, x, t, latents.labels, blocks)
+            shown = [
+                as_image(alignment.principal(basis[b].flatten(0, 1), found[b][0]), side)
+                for b in blocks
+            ]
+            rows.append((f"t = {t:g}", [vae.decode(x)[0], *shown]))
+            bar.advance()
+    name = title_of(source, network)
+    file = out or default_file(source, network, "pca")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    columns = ["decoded x_t", *(f"block {b}" for b in blocks)]
+    pictures.pca_sheet(f"{name}: {latents.names[0]}", top, rows, columns, file)
+    return {
+        "picture": str(file),
+        "source": name,
+        "image": latents.names[0],
+        "blocks": list(blocks),
+        "times": list(what.times),
+        "fitted_images": len(fitted.z),
+    }
+
+
+def probe(
+    sources: Sequence[Path], what: What, *, num: int = 512, out: Path | None = None
+) -> dict[str, Any]:
+    """How well tokens predict the VAE feature of their patch, over blocks and noise levels.
+
+    A ridge regression is fitted on three quarters of `num` images and judged on the rest (R²);
+    linear CKA is over the rest. Block 0 is the noised latent's own patches: what is there before
+    the network. A panel a network, in one picture; numbers go beside it as JSON.
+
+    Raises:
+        SetupError: no network or store, fewer than 8 images.
+    """
+    if num < 8:
+        raise SetupError(f"--num is at least 8, not {num}")
+    panels, results = [], []
+    for given in sources:
+        source, options = at_step(given, what.options)
+        network = open_network(
+            source, step=options.step, weights=options.weights, num_heads=options.num_heads
+        )
+        network.model.to(what.device)
+        blocks = chosen_blocks(network, what.blocks, every=True)
+        store = store_of(source, network, what.data)
+        count = min(num, len(store))
+        rows = np.linspace(0, len(store) - 1, count).astype(int)
+        latents = stored(store, rows.tolist(), network.model.config.classes)
+        table = predictability(network, latents, what, blocks)
+        name = title_of(source, network)
+        panels.append((name, [INPUT, *blocks], table))
+        results.append({"source": name, "store": str(store.path), "images": count, "rows": table})
+    file = out or default_file(sources[0] if len(sources) == 1 else Path(), None, "probe")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pictures.probe_sheet(panels, file)
+    numbers = file.with_suffix(".json")
+    found = {"results": results, "seed": what.seed, "environment": environment(what.device)}
+    write_atomically(numbers, json.dumps(found, indent=1) + "\n")
+    return {"picture": str(file), "file": str(numbers), "results": results}
+
+
+def predictability(
+    network: Network, latents: Latents, what: What, blocks: Sequence[int]
+) -> list[dict[str, float]]:
+    """{"t", "block", "r2", "cka"} for each noise level and block."""
+    patch = network.model.config.patch
+    target = patchify(latents.z, patch)
+    test = torch.arange(len(target)) % 4 == 3  # spread over the store, which may be sorted
+    found = []
+    with console.progress("probe", len(what.times), unit="noise levels") as bar:
+        for t in what.times:
+            x = noised(latents, t, network, what.seed)
+            features = {INPUT: patchify(x, patch)}
+            features |= tokens(network, x, t, latents.labels, blocks)
+            for block, values in features.items():
+                fit, judge = (
+                    alignment.sums(values[chosen].flatten(0, 1), target[chosen].flatten(0, 1))
+                    for chosen in (~test, test)
+                )
+                r2, cka = alignment.probe(fit, judge), alignment.cka(judge)
+                found.append({"t": t, "block": block, "r2": r2, "cka": cka})
+            bar.advance()
+    return found
+
+
+def opened(source: Path, what: What) -> tuple[Network, Vae]:
+    source, options = at_step(source, what.options)
+    network = open_network(
+        source, step=options.step, weights=options.weights, num_heads=options.num_heads
+    )
+    network.model.to(what.device)
+    return network, open_first_stage(network, options, device=what.device)
+
+
+def images_of(
+    source: Path,
+    network: Network,
+    vae: Vae,
+    what: What,
+    index: int,
+    image: Path | None,
+    label: int | None,
+) -> tuple[Latents, Latents]:
+    """The image that is shown, and those that decide the components."""
+    source, _ = at_step(source, what.options)
+    classes = network.model.config.classes
+    if image is not None:
+        shown = encoded(image, vae, network, label)
+        if what.data is None and network.store is None:
+            return shown, shown
+    store = store_of(source, network, what.data)
+    vae.check_store(store.info.vae_fingerprint, store.info.vae, str(store.path))
+    if image is None:
+        shown = stored(store, [index], classes)
+    rows = np.linspace(0, len(store) - 1, min(FITTED, len(store))).astype(int)
+    return shown, stored(store, rows.tolist(), classes)
+
+
+def chosen_blocks(
+    network: Network, wanted: Sequence[int], *, every: bool = False
+) -> tuple[int, ...]:
+    """The blocks asked for; by default all, or `SHOWN_BLOCKS` evenly spaced."""
+    depth = network.model.config.depth
+    wrong = next((b for b in wanted if not 1 <= b <= depth), None)
+    if wrong is not None:
+        raise SetupError(f"--blocks: the network has blocks 1..{depth}, no {wrong}")
+    count = depth if every else min(SHOWN_BLOCKS, depth)
+    return tuple(wanted) or tuple(sorted({round(b) for b in np.linspace(1, depth, count)}))
+
+
+def pixels(z: Tensor) -> Tensor:
+    """(N, C, h, w) → (N * h * w, C)."""
+    return z.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def as_image(values: Tensor, side: int) -> np.ndarray:
+    """(side², 3) in [0, 1] → (side, side, 3) uint8."""
+    return (values * 255).round().to(torch.uint8).view(side, side, 3).numpy()
+
+
+def title_of(source: Path, network: Network) -> str:
+    name = str(network.about.get("recipe") or source.stem)
+    return name if network.step is None else f"{name}, {network.step:,} steps"
+
+
+def default_file(source: Path, network: Network | None, kind: str) -> Path:
+    """Inside a run; beside a checkpoint; here for several."""
+    source, _ = at_step(source, Options())
+    step = "" if network is None or network.step is None else f"-step{network.step:07d}"
+    if source != Path() and source.is_dir():
+        return source / "figures" / f"{kind}{step}.png"
+    return (
+        source.with_name(f"{source.stem}-{kind}.png") if source != Path() else Path(f"{kind}.png")
+    )
