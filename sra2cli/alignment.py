@@ -64,19 +64,29 @@ def cka(s: Sums) -> float:
     return float(xy.square().sum() / (xx.norm() * yy.norm()))
 
 
-def principal(x: Tensor, shown: Tensor) -> Tensor:
-    """`shown` (M, D) on the first three principal components of x (N, D), each scaled to [0, 1].
+def scatter(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (D,) of x (N, D), and the sum of squares about it (D, D), float64."""
+    x = x.double()
+    mean = x.mean(dim=0)
+    return mean, (x - mean).T @ (x - mean)
+
+
+def components(scattered: Tensor) -> Tensor:
+    """The first three principal components (3, D) of a scatter matrix (D, D).
 
     The sign of a component, which is arbitrary, is such that its largest loading is positive.
-    Scaled from the 1st to the 99th percentile of what is shown.
     """
-    x, shown = x.double(), shown.double()
-    mean = x.mean(dim=0)
-    _, _, components = torch.linalg.svd(x - mean, full_matrices=False)
-    components = components[:3]
-    largest = components.abs().argmax(dim=1, keepdim=True)
-    components = components * components.gather(1, largest).sign()
-    found = (shown - mean) @ components.T
+    vectors = torch.linalg.eigh(scattered)[1].flip(1)[:, :3].T
+    largest = vectors.abs().argmax(dim=1, keepdim=True)
+    return vectors * vectors.gather(1, largest).sign()
+
+
+def colours(x: Tensor, mean: Tensor, directions: Tensor) -> Tensor:
+    """x (N, D) along three directions (3, D) from a mean (D,), each scaled to [0, 1]: (N, 3).
+
+    From the 1st to the 99th percentile of what is shown.
+    """
+    found = (x.double() - mean) @ directions.T
     if found.shape[1] < 3:
         found = torch.nn.functional.pad(found, (0, 3 - found.shape[1]))
     low, high = torch.quantile(found, torch.tensor([0.01, 0.99], dtype=torch.float64), dim=0)

@@ -52,8 +52,8 @@ def pca(
 ) -> dict[str, Any]:
     """Figure 2: an image, its VAE feature and a network's tokens over blocks and noise, by PCA.
 
-    Components are those of the tokens of `FITTED` images of the store; without one, of the image
-    alone.
+    The components of a block are those of the tokens of `FITTED` images of the store (without one,
+    of the image) over all noise levels, about the mean of each: so colours compare down a column.
 
     Args:
         index: of an image of the store. image: a file instead, and its label.
@@ -68,25 +68,21 @@ def pca(
     blocks = chosen_blocks(network, what.blocks)
     latents, fitted = images_of(source, network, vae, what, index, image, label)
     side = network.model.config.latent // network.model.config.patch
-    feature = alignment.principal(pixels(fitted.z), pixels(latents.z))
+    mean, scattered = alignment.scatter(pixels(fitted.z))
+    feature = alignment.colours(pixels(latents.z), mean, alignment.components(scattered))
     size = network.model.config.latent
     top = [
         ("decoded latent", vae.decode(latents.z)[0]),
         ("VAE feature", as_image(feature, size)),
     ]
+    means, directions = axes_of(network, fitted, what, blocks)
     rows = []
-    with console.progress("tokens", len(what.times), unit="noise levels") as bar:
-        for t in what.times:
-            x_fit = noised(fitted, t, network, what.seed + 1)
-            x = noised(latents, t, network, what.seed)
-            basis = tokens(network, x_fit, t, fitted.labels, blocks)
-            found = tokens(network, x, t, latents.labels, blocks)
-            shown = [
-                as_image(alignment.principal(basis[b].flatten(0, 1), found[b][0]), side)
-                for b in blocks
-            ]
-            rows.append((f"t = {t:g}", [vae.decode(x)[0], *shown]))
-            bar.advance()
+    for t in what.times:
+        x = noised(latents, t, network, what.seed)
+        found = tokens(network, x, t, latents.labels, blocks)
+        shown = [alignment.colours(found[b][0], means[t, b], directions[b]) for b in blocks]
+        images = [vae.decode(x)[0], *(as_image(colours, side) for colours in shown)]
+        rows.append((f"t = {t:g}", images))
     name = title_of(source, network)
     file = out or default_file(source, network, "pca")
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -100,6 +96,22 @@ def pca(
         "times": list(what.times),
         "fitted_images": len(fitted.z),
     }
+
+
+def axes_of(
+    network: Network, fitted: Latents, what: What, blocks: Sequence[int]
+) -> tuple[dict[tuple[float, int], Tensor], dict[int, Tensor]]:
+    """(t, block) → mean of the tokens; block → components over all noise levels."""
+    means: dict[tuple[float, int], Tensor] = {}
+    sums: dict[int, Tensor] = {}
+    with console.progress("tokens", len(what.times), unit="noise levels") as bar:
+        for t in what.times:
+            x = noised(fitted, t, network, what.seed + 1)
+            for block, found in tokens(network, x, t, fitted.labels, blocks).items():
+                means[t, block], scattered = alignment.scatter(found.flatten(0, 1))
+                sums[block] = sums.get(block, torch.zeros(())) + scattered
+            bar.advance()
+    return means, {block: alignment.components(total) for block, total in sums.items()}
 
 
 def probe(

@@ -144,12 +144,12 @@ def pca_sheet(
         axis.set_title(name, fontsize=9)
         axis.axis("off")
     axes = lower.subplots(len(rows), len(columns), squeeze=False)
-    for line, (name, images) in zip(axes, rows, strict=True):
+    for number, (line, (name, images)) in enumerate(zip(axes, rows, strict=True)):
         for axis, column, image in zip(line, columns, images, strict=True):
             axis.imshow(image, interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
-            if line is axes[0]:
+            if number == 0:
                 axis.set_title(column, fontsize=9)
         line[0].set_ylabel(name, fontsize=9)
     figure.savefig(path, dpi=150)
