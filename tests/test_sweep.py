@@ -1,6 +1,12 @@
 """sra2 eval RUN: drawing and judging over settings, resumable."""
 
 import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from conftest import one_line
@@ -8,6 +14,8 @@ from PIL import Image
 
 from sra2cli import recipe
 from sra2cli.train import train
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +75,55 @@ def test_what_does_not_fit_is_refused(run_sra2, run, digits_folder):
     assert "no checkpoint of step 7" in one_line(
         run_sra2("eval", run, "--step", "7", "--num", 4, "--metrics", "fd-digits"), 2
     )
+
+
+def judge(run: Path, out: Path, *options: object) -> list[str]:
+    draw = ["eval", run, "--num", 40, "--steps", 3, "--batch", 4, "--metrics", "fd-digits"]
+    arguments = [*draw, "--seed", 3, "--out", out, *options]
+    return [sys.executable, "-m", "sra2cli", *map(str, arguments)]
+
+
+def result_in(out: Path) -> dict[str, object]:
+    result = json.loads((out / "step0000004-em3-cfg1-n40-seed3.json").read_text())
+    return {k: v for k, v in result.items() if k not in ("environment", "file")}
+
+
+@pytest.mark.parametrize(
+    ("kills", "processes"), [(2, 1), *(pytest.param(8, n, marks=pytest.mark.slow) for n in (1, 2))]
+)
+def test_killed_while_judging(run, tmp_path, kills, processes):
+    """kill -9 between and within parts, one process or two: the same result to the bit."""
+    subprocess.run(judge(run, tmp_path / "whole"), cwd=ROOT, check=True, capture_output=True)
+    out, dice = tmp_path / "killed", random.Random(0)
+    command = judge(run, out, "--processes", processes)
+    for _ in range(kills):
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        before = len(list(out.glob("*.partial/*.safetensors")))
+        while process.poll() is None:
+            if len(list(out.glob("*.partial/*.safetensors"))) > before:
+                break
+            time.sleep(0.001)
+        time.sleep(dice.random() * 0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert result_in(out) == result_in(tmp_path / "whole")
+    assert not list(out.glob("*.partial"))
+    pictures = [next(folder.glob("*seed3.png")) for folder in (out, tmp_path / "whole")]
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
+
+
+def test_a_damaged_part_is_named(run_sra2, run, tmp_path, monkeypatch):
+    from sra2cli import streaming
+
+    monkeypatch.setattr(streaming.Parts, "collect", lambda *a: sys.exit(9))
+    draw = ["eval", run, "--num", 8, "--steps", 2, "--batch", 4, "--out", tmp_path / "e"]
+    assert run_sra2(*draw).returncode == 9  # as if it had been killed there
+    monkeypatch.undo()
+    part = next((tmp_path / "e").glob("*.partial/00000004.safetensors"))
+    part.write_bytes(part.read_bytes()[:-100])
+    assert f"{part.name} cannot be read" in one_line(run_sra2(*draw), 1)
+    part.unlink()
+    assert run_sra2(*draw).returncode == 0

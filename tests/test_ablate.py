@@ -1,0 +1,253 @@
+"""sra2 ablate: cells that are ordinary runs, tables made from their results."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import one_line
+from PIL import Image
+
+from sra2cli import axes, paper, recipe, tables
+from sra2cli.run import Run
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["train.steps=4", "train.batch=8", "log.save_every=2", "log.keep_every=2", "log.every=1"]
+SETS = [part for setting in [*SMALL, "log.tensorboard=false"] for part in ("--set", setting)]
+
+
+def test_rows_are_those_of_the_paper():
+    base = recipe.load("b-sra2")
+    depth = axes.rows("depth", base)
+    assert [row.label for row in depth] == ["SiT (baseline)", "2", "3", "4", "6", "8"]
+    assert depth[0].recipe.method == "none" and depth[0].paper["fid"] == 33.02
+    assert [row.recipe.align.sra2.depth for row in depth[1:]] == [2, 3, 4, 6, 8]
+    assert [row.paper["fid"] for row in depth[1:]] == [28.89, 29.11, 29.51, 32.44, 36.20]
+    windows = axes.rows("timesteps", base)
+    assert [row.label for row in windows[1:]] == ["[0, 1]", "[0, 0.5]", "[0.5, 1]"]
+    assert windows[3].recipe.align.sra2.window == (0.5, 1.0)
+    own = {axis: [row for row in axes.rows(axis, base) if row.own] for axis in axes.AXES}
+    assert {row.cell for rows in own.values() for row in rows} == {"sra2"}  # trained once
+    assert all(rows[0].paper["fid"] == 28.89 for rows in own.values())
+    every = {row.cell for axis in axes.AXES for row in axes.rows(axis, base)}
+    assert len(every) == 1 + 1 + 4 + 2 + 3 + 2 + 1
+
+
+def test_rows_follow_the_recipe():
+    small = recipe.load("digits-sra2")
+    assert [row.label for row in axes.rows("depth", small)[1:]] == ["1", "2", "3", "4"]
+    weights = axes.rows("lambda", small)
+    assert [row.label for row in weights[1:]] == ["4", "1", "0.1", "0.5"]
+    assert [row.paper.get("fid") for row in weights[1:]] == [None, 28.89, 30.1, 29.5]
+    chosen = axes.rows("timesteps", small, "0:0.25,[0.5, 1]")
+    assert [row.recipe.align.sra2.window for row in chosen[1:]] == [(0, 0.25), (0.5, 1)]
+    both = axes.rows("depth", recipe.load("xl-repa-sra2"))
+    assert both[0].label == "repa (baseline)" and both[0].recipe.method == "repa"
+    assert not axes.rows("depth", recipe.load("b-repa"))[1].paper  # those are SRA 2's
+
+
+def test_paper_tables():
+    assert paper.fid_after("B/2", "none", 400_000) == 33.0
+    assert paper.fid_after("XL/2", "sra2", 4_000_000) == 6.6
+    assert paper.fid_after("XL/2", "repa+sra2", 100_000) is None  # told as a gain alone
+
+
+def test_tables_hold_means_and_what_is_missing():
+    rows = axes.rows("depth", recipe.load("b-sra2"), "2,3")
+    results = {"sit": [{"fid": 30.0}, {"fid": 34.0}], "sra2": [{"fid": 28.0}], "sra2-depth3": []}
+    about = {"differs": ["train.steps: 10 (paper: 400000)"], "command": "sra2 ablate", "step": 10}
+    table = tables.of_axis("depth", "align depth", rows, results, ["fid"], about)
+    assert table["rows"][0]["metrics"]["fid"]["std"] == pytest.approx(8**0.5)
+    text = tables.markdown(table).splitlines()
+    assert "| SiT (baseline) | 32.00 ± 2.83 | 33.02 |" in text
+    assert "| 2 (recipe) | 28.00 | 28.89 |" in text and "| 3 | – | 29.11 |" in text
+    assert "- train.steps: 10 (paper: 400000)" in text
+
+
+@pytest.fixture(scope="module")
+def ablation(tmp_path_factory) -> tuple[Path, list[str]]:
+    """Two cells, trained and judged."""
+    out = tmp_path_factory.mktemp("ablation") / "out"
+    command = ["ablate", "depth", "--recipe", "digits-sra2", "--values", "2", "--num", "20"]
+    command += ["--out", str(out), *SETS]
+    process = sra2(*command, "--json")
+    assert process.returncode == 0, process.stderr
+    return out, command
+
+
+def sra2(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sra2cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_cell_is_an_ordinary_run_and_tables_are_written(ablation):
+    out, _ = ablation
+    assert sorted(p.name for p in (out / "runs").iterdir()) == ["sit-seed0", "sra2-seed0"]
+    run = Run(out / "runs" / "sra2-seed0")
+    assert run.recipe.method == "sra2" and run.checkpoint().step == 4
+    with (out / "depth.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["depth"] for row in rows] == ["SiT (baseline)", "2"]
+    assert rows[1]["paper_fid"] == "28.89" and float(rows[1]["fd-digits"]) > 0
+    table = json.loads((out / "depth.json").read_text())
+    assert table["rows"][1]["metrics"]["fd-digits"]["mean"] == float(rows[1]["fd-digits"])
+    assert any("model.size: custom (paper: B/2)" in line for line in table["differs"])
+    text = (out / "depth.md").read_text()
+    assert "paper: FID ↓" in text and "- metric: fd-digits" in text
+    with Image.open(out / "depth.png") as picture:
+        assert picture.width > 600
+
+
+def test_run_again_it_only_reads(ablation, run_sra2, monkeypatch):
+    out, command = ablation
+    from sra2cli import ablate
+
+    monkeypatch.setattr(ablate, "run_cells", None)  # would be called if a cell were missing
+    before = (out / "depth.md").read_text().splitlines()[1:]
+    again = run_sra2(*command)
+    assert again.returncode == 0, again.stderr
+    assert (out / "depth.md").read_text().splitlines()[1:] == before
+    meta = out / "runs" / "sra2-seed0" / "checkpoints" / "step-00000004" / "checkpoint.json"
+    text = meta.read_text()
+    meta.write_text(text.replace(json.loads(text)["files"]["ema.safetensors"], "0" * 32))
+    with pytest.raises(TypeError):  # trained anew: its result is not believed
+        run_sra2(*command)
+    meta.write_text(text)
+
+
+def test_iterations_of_runs_that_are_there(ablation, run_sra2):
+    out, _ = ablation
+    runs = [out / "runs" / name for name in ("sit-seed0", "sra2-seed0")]
+    process = sra2("ablate", "iterations", *runs, "--num", 20, "--out", out / "more", "--json")
+    assert process.returncode == 0, process.stderr
+    found = json.loads(process.stdout)
+    (table,) = found["tables"].values()
+    assert [row["step"] for row in table["rows"]] == [2, 4, 2, 4]
+    last = json.loads((out / "depth.json").read_text())["rows"][1]["metrics"]["fd-digits"]
+    assert table["rows"][3]["metrics"]["fd-digits"] == last
+    assert (out / "more" / "iterations.png").exists()
+
+
+def test_dry_run_lists_the_cells(run_sra2, ablation):
+    _, command = ablation
+    process = run_sra2(*command, "--values", "1,2", "--seeds", 2, "--dry-run", "--json")
+    assert process.returncode == 0, process.stderr
+    found = json.loads(process.stdout)
+    left = {cell["cell"]: cell["steps_left"] for cell in found["cells"]}
+    assert left == {
+        "sit-seed0": 0,
+        "sra2-depth1-seed0": 4,
+        "sra2-seed0": 0,
+        "sit-seed1": 4,
+        "sra2-depth1-seed1": 4,
+        "sra2-seed1": 4,
+    }
+    shards = []
+    for shard in ("1/2", "2/2"):
+        options = ["--values", "1,2", "--seeds", 2, "--shard", shard, "--dry-run", "--json"]
+        found = json.loads(run_sra2(*command, *options).stdout)
+        shards += [cell["cell"] for cell in found["cells"]]
+    assert sorted(shards) == sorted(left)
+
+
+def test_what_does_not_fit_is_refused(run_sra2, digits_store):
+    small = ["--recipe", "digits-sra2"]
+    for arguments, said in [
+        (["width"], "AXIS is one of"),
+        (["depth"], "--data: a latent store"),
+        (["depth", *small, "--values", "7"], "blocks 1..4"),
+        (["depth", *small, "--values", "x"], "--values of depth are as 1,2,4"),
+        (["objective", *small, "--values", "l3"], "is one of"),
+        (["all", *small, "--values", "1"], "--values is for one axis"),
+        (["depth", *small, "--shard", "3/2"], "--shard is i/n"),
+        (["depth", *small, "--seeds", "0"], "--seeds must be above 0"),
+        (["depth", *small, "--step", "7"], "--step 7 is not kept"),
+        (["depth", *small, "--step", "1200,2400"], "--step takes one step"),
+        (["depth", "--recipe", "digits-sit"], "aligns with nothing"),
+        (["depth", "x", *small], "runs are for"),
+        (["iterations", "x"], "not a run folder"),
+        (["depth", *small, "--metrics", "fid"], "--ref"),
+        (["depth", "--data", digits_store, "--ref", "x.npz"], "the recipe wants"),
+    ]:
+        assert said in one_line(run_sra2("ablate", *arguments), 2)
+
+
+def test_a_cell_that_fails_says_why_and_where(tmp_path, digits_store):
+    out = tmp_path / "out"
+    blocked = out / "runs" / "sit-seed0"
+    blocked.mkdir(parents=True)
+    (blocked / "mine.txt").write_text("not a run")
+    command = ["ablate", "depth", "--recipe", "digits-sra2", "--values", "2", "--jobs", 1]
+    process = sra2(*command, "--data", digits_store, "--out", out, *SETS)
+    assert process.returncode == 2 and "Traceback" not in process.stderr
+    assert "error: sit-seed0: " in process.stderr and "sit-seed0.log" in process.stderr
+
+
+def children_of(out: Path) -> list[str]:
+    """Command lines of processes that work in a folder."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = file.read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if str(out) in line and int(file.parent.name) != os.getpid():
+            found.append(line)
+    return found
+
+
+@pytest.mark.slow
+def test_killed_at_many_points(tmp_path, ablation):
+    """kill -9 of the command alone: its processes end with it, and the numbers do not change."""
+    whole, command = ablation
+    out, dice = tmp_path / "killed", random.Random(0)
+    command = [str(out) if part == str(whole) else part for part in command]
+    for _ in range(8):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sra2cli", *command],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(4 + 12 * dice.random())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        deadline = time.monotonic() + 5
+        while children_of(out) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not children_of(out)
+    assert sra2(*command).returncode == 0
+    found, expected = (
+        json.loads((folder / "depth.json").read_text())["rows"] for folder in (out, whole)
+    )
+    assert found == expected
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_goes_on(tmp_path, ablation):
+    whole, command = ablation
+    out = tmp_path / "stopped"
+    command = [str(out) if part == str(whole) else part for part in command]
+    command += ["--set", "train.steps=400", "--set", "log.save_every=400"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sra2cli", *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = out / "runs" / "sit-seed0" / "metrics.jsonl"
+    while not metrics.exists() or len(metrics.read_text()) < 500:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130 and "run the same command again" in stderr
+    assert not children_of(out)
+    assert Run(out / "runs" / "sit-seed0").checkpoint().step > 0

@@ -1,0 +1,66 @@
+"""sra2 figures, as a user calls it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import one_line
+from PIL import Image
+
+from sra2cli import recipe
+from sra2cli.train import train
+
+
+@pytest.fixture(scope="module")
+def run(digits_store, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    settings = ["train.steps=4", "train.batch=8", "log.save_every=2", "log.tensorboard=false"]
+    train(recipe.load("digits-sra2", settings), digits_store, out)
+    return out
+
+
+def test_pca_of_a_run_and_of_a_file(run_sra2, run, digits_folder):
+    process = run_sra2("figures", "pca", run, "--index", 3, "--times", "0.2,0.8", "--json")
+    assert process.returncode == 0, process.stderr
+    found = json.loads(process.stdout)
+    assert found["blocks"] == [1, 2, 3, 4] and found["times"] == [0.2, 0.8]
+    assert found["picture"] == str(run / "figures" / "pca-step0000004.png")
+    with Image.open(found["picture"]) as picture:
+        assert picture.width > 600 and len(set(picture.convert("RGB").getdata())) > 100
+    file = next(digits_folder.glob("3/*.png"))
+    other = ["figures", "pca", f"{run}@2", "--image", file, "--label", 3, "--blocks", "1,4"]
+    found = json.loads(run_sra2(*other, "--out", "here.png", "--json").stdout)
+    assert found["image"] == file.name and found["blocks"] == [1, 4]
+    assert found["source"].endswith("2 steps") and found["picture"] == "here.png"
+
+
+def test_the_probe_finds_more_where_there_is_less_noise(run_sra2, run):
+    process = run_sra2("figures", "probe", run, f"{run}@2", "--times", "0.1,0.9", "--json")
+    assert process.returncode == 0, process.stderr
+    found = json.loads(process.stdout)
+    assert len(found["results"]) == 2
+    for result in found["results"]:
+        r2 = {(row["block"], row["t"]): row["r2"] for row in result["rows"]}
+        assert {block for block, _ in r2} == {0, 1, 2, 3, 4}
+        assert r2[0, 0.1] > r2[0, 0.9] and r2[0, 0.1] > 0.5
+        assert all(0 <= row["cka"] <= 1 for row in result["rows"])
+    assert json.loads(Path(found["file"]).read_text())["results"] == found["results"]
+    with Image.open(found["picture"]) as picture:
+        assert picture.width > 600
+    assert "block 4" in run_sra2("figures", "probe", run).stdout
+
+
+def test_what_cannot_be_shown_is_refused(run_sra2, run, tmp_path):
+    assert "blocks 1..4, no 9" in one_line(run_sra2("figures", "pca", run, "--blocks", "9"), 2)
+    assert "numbers in [0, 1]" in one_line(run_sra2("figures", "pca", run, "--times", "2"), 2)
+    assert "images 0..95, no 96" in one_line(run_sra2("figures", "pca", run, "--index", 96), 2)
+    assert "no image x.png" in one_line(run_sra2("figures", "pca", run, "--image", "x.png"), 2)
+    checkpoint = run / "checkpoints" / "step-00000004" / "ema.safetensors"
+    about = json.loads((run / "run.json").read_text())
+    lost = {**about, "store": {**about["store"], "path": str(tmp_path / "gone.h5")}}
+    (run / "run.json").write_text(json.dumps(lost))
+    try:
+        assert "no longer at" in one_line(run_sra2("figures", "probe", run), 2)
+        assert "no longer at" in one_line(run_sra2("figures", "probe", checkpoint), 2)
+    finally:
+        (run / "run.json").write_text(json.dumps(about))
