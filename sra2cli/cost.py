@@ -52,7 +52,7 @@ def parts_of(cost: MethodCost) -> dict[str, float]:
 
 
 def cost(
-    baseline: str,
+    rows: list[dict[str, Any]],
     model: str,
     *,
     resolution: int = 256,
@@ -63,22 +63,20 @@ def cost(
     device: str = "cpu",
     out: Path | None = None,
 ) -> dict[str, Any]:
-    """Count, print, measure; the result is also written to `out`, by default in runs/cost.
+    """Measure what was counted; the result is also written to `out`, by default in runs/cost.
 
     Args:
-        baseline: of METHODS beside SiT and SRA 2, or "all".
+        rows: of `counted`.
         measured_model: None: `model` on a GPU, a smaller one on a CPU.
 
     Raises:
         SetupError: no such model or resolution.
     """
-    if resolution % 16:
-        raise SetupError(f"--resolution is a multiple of 16, not {resolution}")
-    methods = methods_with(baseline)
+    methods = [row["method"] for row in rows]
     result: dict[str, Any] = {
         "model": model,
         "resolution": resolution,
-        "counted": counted(model, methods, resolution=resolution),
+        "counted": rows,
         "measured": None,
         "date": datetime.date.today().isoformat(),
         "environment": environment(device),

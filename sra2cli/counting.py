@@ -68,6 +68,8 @@ class MethodCost:
 
 def method_recipe(model: str, method: str, *, resolution: int = 256) -> Recipe:
     """A recipe of a size such as "XL/2" under one of METHODS, as its paper has it."""
+    if resolution < 16 or resolution % 16:
+        raise SetupError(f"--resolution is a multiple of 16, not {resolution}")
     try:
         named_size(model)
     except ValueError as error:

@@ -128,7 +128,7 @@ def probe(
     """
     if num < 8:
         raise SetupError(f"--num is at least 8, not {num}")
-    panels, results = [], []
+    panels, results, files = [], [], []
     for given in sources:
         source, options = at_step(given, what.options)
         network = open_network(
@@ -142,9 +142,10 @@ def probe(
         latents = stored(store, rows.tolist(), network.model.config.classes)
         table = predictability(network, latents, what, blocks)
         name = title_of(source, network)
+        files.append(default_file(source, network, "probe"))
         panels.append((name, [INPUT, *blocks], table))
         results.append({"source": name, "store": str(store.path), "images": count, "rows": table})
-    file = out or default_file(sources[0] if len(sources) == 1 else Path(), None, "probe")
+    file = out or (files[0] if len(files) == 1 else Path("probe.png"))
     file.parent.mkdir(parents=True, exist_ok=True)
     pictures.probe_sheet(panels, file)
     numbers = file.with_suffix(".json")
@@ -237,12 +238,8 @@ def title_of(source: Path, network: Network) -> str:
     return name if network.step is None else f"{name}, {network.step:,} steps"
 
 
-def default_file(source: Path, network: Network | None, kind: str) -> Path:
-    """Inside a run; beside a checkpoint; here for several."""
-    source, _ = at_step(source, Options())
-    step = "" if network is None or network.step is None else f"-step{network.step:07d}"
-    if source != Path() and source.is_dir():
-        return source / "figures" / f"{kind}{step}.png"
-    return (
-        source.with_name(f"{source.stem}-{kind}.png") if source != Path() else Path(f"{kind}.png")
-    )
+def default_file(source: Path, network: Network, kind: str) -> Path:
+    """Inside a run; beside a checkpoint of others."""
+    if network.store is None:
+        return source.with_name(f"{source.stem}-{kind}.png")
+    return network.samples.parent / "figures" / f"{kind}-step{network.step or 0:07d}.png"

@@ -1,11 +1,12 @@
 """How the runs of an ablation are carried out and judged: as the paper's, or as the digits'."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sra2cli import console, digits, paper, scores
+from sra2cli import console, digits, npz, paper, scores
 from sra2cli.batches import check_store
 from sra2cli.cells import Judged
 from sra2cli.encoding import Options
@@ -13,6 +14,7 @@ from sra2cli.errors import SetupError
 from sra2cli.extract import extract
 from sra2cli.generate import PRESETS, Sampling
 from sra2cli.recipe import differing, load
+from sra2cli.reference import is_npz, lacks, open_extractor
 from sra2cli.settings import Recipe
 from sra2cli.store import Store
 
@@ -76,9 +78,7 @@ def judging(base: Recipe, how: How, steps: tuple[int, ...]) -> Judged:
     """Options of `sra2 eval`: the paper's protocol, or that of fd-digits; then what was asked."""
     small = on_digits(base)
     names = scores.parse(how.metrics or ("fd-digits" if small else ",".join(scores.PAPERS)))
-    needs_reference = any(scores.METRICS[n].network == "inception" for n in names)
-    if needs_reference and how.ref is None and set(names) - {"is"}:
-        raise SetupError("--ref: what is FID measured against? An ADM .npz, or images")
+    check_judging(names, how)
     preset = how.preset or ("digits" if small else None)
     num = how.num or (DIGITS_SAMPLES if small else paper.SAMPLES)
     given = {
@@ -96,6 +96,25 @@ def judging(base: Recipe, how: How, steps: tuple[int, ...]) -> Judged:
     about = {"num": num, **Sampling(**chosen).to_dict()}
     about.pop("seed")
     return Judged(steps, tuple(options), names, about)
+
+
+def check_judging(names: Sequence[str], how: How) -> None:
+    """Refuse now what would be missing after days of training: reference and weights."""
+    compared = [name for name in names if scores.METRICS[name].needs != "score"]
+    stands_in = scores.METRICS[names[0]].network == "digits"
+    if compared and how.ref is None and not stands_in:
+        raise SetupError(
+            f"{', '.join(compared)}: compared with what? Give --ref: an .npz as ADM's, or images"
+        )
+    if how.ref is not None and not Path(how.ref).exists():
+        raise SetupError(f"no reference {how.ref}")
+    extractor = open_extractor(names, how.weights, "cpu")
+    if how.ref is not None and is_npz(how.ref):
+        keys = npz.keys_of(Path(how.ref))
+        for name in compared:
+            missing = lacks(name, extractor, keys)
+            if missing:
+                raise SetupError(f"{how.ref} has no {missing}: {name} cannot be computed with it")
 
 
 def workers(base: Recipe, how: How) -> tuple[int, int | None]:

@@ -39,8 +39,7 @@ def store_of(source: Path, network: Network, data: Path | None) -> Store:
     if data is None:
         if network.store is None:
             raise SetupError(f"{source} does not say what it was trained on: give a store, --data")
-        run = source if (source / "recipe.yaml").is_file() else source.absolute().parent.parent
-        data = Path(Run(run).about["store"]["path"])
+        data = Path(Run(network.samples.parent).about["store"]["path"])
         if not data.is_file():
             raise SetupError(f"the store of {source} is no longer at {data}: give it with --data")
     store, config = Store(data), network.model.config

@@ -157,10 +157,14 @@ def test_dry_run_lists_the_cells(run_sra2, ablation):
 
 
 def test_what_does_not_fit_is_refused(run_sra2, digits_store):
-    small = ["--recipe", "digits-sra2"]
+    small, digits = ["--recipe", "digits-sra2"], ["--metrics", "fd-digits"]
     for arguments, said in [
         (["width"], "AXIS is one of"),
-        (["depth"], "--data: a latent store"),
+        (["depth"], "Give --ref"),
+        (["depth", "--ref", "x.npz"], "no reference x.npz"),
+        (["depth", "--metrics", "is"], "no Inception weights at"),
+        (["depth", *small, "--set", "data.vae=null"], "Give --ref"),
+        (["depth", *small, "--set", "data.vae=null", *digits], "--data: a latent store"),
         (["depth", *small, "--values", "7"], "blocks 1..4"),
         (["depth", *small, "--values", "x"], "--values of depth are as 1,2,4"),
         (["objective", *small, "--values", "l3"], "is one of"),
@@ -172,8 +176,8 @@ def test_what_does_not_fit_is_refused(run_sra2, digits_store):
         (["depth", "--recipe", "digits-sit"], "aligns with nothing"),
         (["depth", "x", *small], "runs are for"),
         (["iterations", "x"], "not a run folder"),
-        (["depth", *small, "--metrics", "fid"], "--ref"),
-        (["depth", "--data", digits_store, "--ref", "x.npz"], "the recipe wants"),
+        (["depth", *small, "--metrics", "fid"], "Give --ref"),
+        (["depth", "--data", digits_store, *digits], "the recipe wants"),
     ]:
         assert said in one_line(run_sra2("ablate", *arguments), 2)
 

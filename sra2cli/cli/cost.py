@@ -45,12 +45,11 @@ def cost(
         if show is not None:
             result = room.load_result(show)
         else:
+            rows = room.counted(model, room.methods_with(baseline), resolution=resolution)
             if not json:  # at once; measuring takes minutes
-                show_counted(
-                    room.counted(model, room.methods_with(baseline), resolution=resolution), model
-                )
+                show_counted(rows, model)
             result = room.cost(
-                baseline,
+                rows,
                 model,
                 resolution=resolution,
                 measure=measure,
