@@ -75,7 +75,8 @@ class Engine:
         teacher = self.ema.teacher if self.objective.needs_teacher else None
         total: dict[str, Tensor] = {}
         for number, raw in enumerate(raws, start=1):
-            batch = batches.to_batch(raw, self.recipe, self.store, self.device, self.encoder)
+            with self.autocast():  # an encoder too runs in the run's precision, as REPA's does
+                batch = batches.to_batch(raw, self.recipe, self.store, self.device, self.encoder)
             with self._sync_if(number == len(raws)):
                 with self.autocast():
                     losses = self.wrapped(batch, epoch, teacher)
@@ -185,13 +186,13 @@ class Engine:
             yield self.step
 
 
-def resolve_precision(wanted: Recipe, out: Path, device: torch.device) -> Recipe:
-    """The recipe with `auto` replaced: by the run's own precision, which never changes, or by what
-    this machine does well."""
+def resolve_precision(wanted: Recipe, out: Path | None, device: torch.device) -> Recipe:
+    """The recipe with `auto` replaced: by the precision of the run `out`, which never changes, or
+    by what this machine does well."""
     if wanted.train.precision != "auto":
         return wanted
     tree = wanted.to_dict()
-    if (out / "recipe.yaml").is_file():
+    if out is not None and (out / "recipe.yaml").is_file():
         tree["train"]["precision"] = Run(out).recipe.train.precision
     else:
         tree["train"]["precision"] = "bf16" if fast_bf16(device) else "fp32"

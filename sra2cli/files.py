@@ -1,10 +1,13 @@
 """Files that are whole or not there, and what identifies their content."""
 
+import errno
+import fcntl
+import glob
 import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def sync(path: Path) -> None:
@@ -28,6 +31,46 @@ def file_digest(path: Path) -> str:
     """BLAKE2b of a file, 32 hex digits."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "blake2b").hexdigest()[:32]
+
+
+def listing_digest(path: str) -> str | None:
+    """What tells whether a file, the files below a folder, or those of a pattern have changed.
+
+    Of names, sizes and dates; None if there are none.
+    """
+    files = [p for p in glob.glob(path) if not os.path.isdir(p)]
+    for folder, _, names in os.walk(path):
+        files += [os.path.join(folder, name) for name in names]
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        about = os.stat(file)
+        digest.update(f"{file}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def try_lock(handle: IO[Any]) -> bool:
+    """Lock an open file; False if another process has it. The lock goes with the process."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
+
+
+def is_full(folder: Path) -> bool:
+    """Whether nothing more can be written there, be it for the disk or a quota."""
+    probe = folder / f".probe.{os.getpid()}"
+    try:
+        probe.write_bytes(b"x" * (1 << 20))
+        return False
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def weights_fingerprint(state: Mapping[str, Any], prefixes: tuple[str, ...] = ("",)) -> str:

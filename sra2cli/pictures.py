@@ -82,6 +82,32 @@ def labelled_rows(
     figure.savefig(path, dpi=150)
 
 
+def swept(
+    panels: Sequence[tuple[str, Sequence[float]]],
+    path: Path,
+    *,
+    x: str,
+    labels: Sequence[str],
+    xs: Sequence[float] | None,
+) -> None:
+    """A panel for each (y, values), over xs; None: over the labels."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(panels) + 0.6, 3.6), layout="constrained")
+    for axis, (y, values) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+    ):
+        if xs is None:
+            axis.plot(range(len(values)), values, "o")
+            axis.set_xticks(range(len(values)), labels, rotation=20, ha="right")
+        else:
+            axis.plot(xs, values, marker="o", linewidth=1.5)
+        axis.set_xlabel(x)
+        axis.set_ylabel(y)
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=130)
+
+
 def points(
     panels: Sequence[tuple[str, str, Sequence[tuple[str, float, float]]]], path: Path, *, x: str
 ) -> None:

@@ -47,7 +47,7 @@ def plan(
     store = Store(data)
     check_store(store, wanted, open_source(images) if images is not None else None)
     store.verify()
-    wanted = resolve_precision(wanted, Path(), torch.device(device))
+    wanted = resolve_precision(wanted, None, torch.device(device))
     cost = method_cost(wanted, stored_features=True)
     settings, micro = wanted.train, len(indices[0])
     heads = sum(c.parameters for c in cost.heads.values())

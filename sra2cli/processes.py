@@ -41,6 +41,17 @@ class Group:
             with leave_quietly():
                 PartialState().wait_for_everyone()
 
+    def share(self, value: Any) -> Any:
+        """The main process's value, on all of them."""
+        if self.count == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        held = [value]
+        with leave_quietly():
+            broadcast_object_list(held)
+        return held[0]
+
 
 _active: Group | None = None  # of the command that is running, if it is one of several
 

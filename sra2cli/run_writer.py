@@ -1,7 +1,6 @@
 """Writing a run folder: made or taken up again, locked against a second training."""
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from sra2cli import recipe
 from sra2cli.errors import DataError, SetupError
-from sra2cli.files import file_digest, sync, write_atomically
+from sra2cli.files import file_digest, is_full, sync, try_lock, write_atomically
 from sra2cli.run import (
     CHECKPOINT_META,
     Checkpoint,
@@ -161,7 +160,7 @@ class RunWriter(Run):
                 sync(file)
             sync(scratch)
         except (RuntimeError, OSError, SafetensorError) as error:
-            full = _is_full(self.path)  # torch hides why it could not write
+            full = is_full(self.path)  # torch hides why it could not write
             shutil.rmtree(scratch, ignore_errors=True)
             raise (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else error) from None
         if final.exists():  # a damaged one that was skipped
@@ -199,18 +198,6 @@ def _copy(value: Any) -> Any:
     return [_copy(v) for v in value] if isinstance(value, list) else value
 
 
-def _is_full(folder: Path) -> bool:
-    """Whether nothing more can be written there, be it for the disk or a quota."""
-    probe = folder / f".probe-{os.getpid()}"
-    try:
-        probe.write_bytes(b"x" * (1 << 20))
-        return False
-    except OSError as error:
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    finally:
-        probe.unlink(missing_ok=True)
-
-
 def _about(store: Store, device: str, init: Mapping[str, str] | None) -> dict[str, Any]:
     data = {"path": str(store.path.resolve()), "checksums": store.checksums, "count": len(store)}
     return {
@@ -230,15 +217,9 @@ def _is_run_folder(path: Path) -> bool:
 
 def _lock(path: Path) -> TextIO:
     handle = (path / ".lock").open("w")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not try_lock(handle):
         handle.close()
-        raise SetupError(
-            f"another training is running in {path}: stop it, or choose another --out"
-        ) from None
-    except OSError:  # a file system without locks
-        pass
+        raise SetupError(f"another training is running in {path}: stop it, or choose another --out")
     return handle
 
 

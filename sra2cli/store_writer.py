@@ -6,7 +6,6 @@ first row, so a disk that fills up cannot break it, and a killed extraction goes
 
 import contextlib
 import errno
-import fcntl
 import glob
 import json
 import os
@@ -18,7 +17,7 @@ import h5py
 import numpy as np
 
 from sra2cli.errors import DataError, SetupError
-from sra2cli.files import sync
+from sra2cli.files import sync, try_lock
 from sra2cli.store import (
     FORMAT,
     GOOD,
@@ -95,15 +94,11 @@ class StoreWriter:
     def _locked(self) -> BinaryIO:
         """The file, locked against a second extraction; the lock goes with the process."""
         handle = self.partial.open("r+b")
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(handle):
             handle.close()
             raise SetupError(
                 f"another extraction is writing {self.partial}: stop it or choose another --out"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
+            )
         return handle
 
     def _check_same(

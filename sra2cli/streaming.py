@@ -5,32 +5,36 @@ a killed evaluation goes on, and several processes share the parts. Features are
 order of the images, so the numbers depend on neither.
 """
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sra2cli import console, pictures, processes
+from sra2cli import __version__, console, pictures
 from sra2cli.errors import DataError, SetupError
 from sra2cli.evaluate import BATCH, check_batch, choose, impossible, needed, result_of
 from sra2cli.features import Collected, Collector, Extractor, Wanted
-from sra2cli.files import sync, write_atomically
+from sra2cli.files import is_full, listing_digest, sync, write_atomically
 from sra2cli.generate import Sampling, draw, labels_of
 from sra2cli.images import center_crop
 from sra2cli.imagesets import Seen
 from sra2cli.metrics import Distances
 from sra2cli.networks import Network, open_network
 from sra2cli.processes import Group
-from sra2cli.reference import open_extractor, open_reference
+from sra2cli.reference import Reference, open_extractor, open_reference
 from sra2cli.sample import Options, default_name, describe, open_first_stage
 from sra2cli.vae import Vae
 
@@ -47,107 +51,127 @@ class Judging:
     batch: int = BATCH
 
 
-def judge_network(
-    source: Path,
-    *,
-    num: int,
-    sampling: Sampling,
-    options: Options,
-    judging: Judging,
-    device: str = "cpu",
-    out: Path | None = None,
-) -> dict[str, Any]:
-    """Draw `num` images of a run or checkpoint and judge them.
+class NetworkJudge:
+    """Draws images of networks and judges them; what judging needs is opened once for all.
 
-    The result is also written to `out`, by default RUN/evals, with a picture of the first images.
-    A result that is there already, of the same images, reference and settings, is returned.
-
-    Returns:
-        What `evaluate` returns, on every process; "asked": what the result is of.
+    Of several processes, all must call it alike: each draws its share, the main one judges.
 
     Raises:
-        SetupError, DataError: as `sample` and `evaluate`.
+        SetupError: no such metric, reference or weights.
     """
-    check_batch(judging.batch, judging.crop)
-    if num < 2:
-        raise SetupError(f"--num is at least 2, not {num}: statistics need two images")
-    names = choose(judging.metric, judging.ref, statistics_alone=False)
-    with processes.group(device) as group:
+
+    def __init__(self, judging: Judging, group: Group):
+        check_batch(judging.batch, judging.crop)
+        self.judging, self.group = judging, group
+        names = choose(judging.metric, judging.ref, statistics_alone=False)
+        self.extractor = open_extractor(names, judging.weights, group.device)
+        self.left_out = [] if judging.metric else impossible(names, self.extractor, judging.ref)
+        self.names = tuple(name for name in names if name not in self.left_out)
+
+    @cached_property
+    def reference(self) -> Reference | None:
+        return open_reference(
+            self.judging.ref,
+            self.extractor,
+            self.names,
+            crop=self.judging.crop,
+            batch=self.judging.batch,
+        )
+
+    def judge(
+        self,
+        source: Path,
+        *,
+        num: int,
+        sampling: Sampling,
+        options: Options,
+        out: Path | None = None,
+    ) -> dict[str, Any]:
+        """Draw `num` images of a run or checkpoint and judge them.
+
+        The result is also written to `out`, by default RUN/evals, with a picture of the first
+        images. One that is there already, of the same images, reference and settings, is returned.
+
+        Returns:
+            What `evaluate` returns, on every process; "asked": what it is of; "file": where it is.
+
+        Raises:
+            SetupError, DataError: as `sample` and `evaluate`.
+        """
+        if num < 2:
+            raise SetupError(f"--num is at least 2, not {num}: statistics need two images")
+        group, judging = self.group, self.judging
         network = open_network(
             source, step=options.step, weights=options.weights, num_heads=options.num_heads
         )
         sampling.check(network.model.config.classes)
         vae = open_first_stage(network, options, device=group.device)
-        extractor = open_extractor(names, judging.weights, group.device)
         about = describe(source, network, vae, num, sampling, options)
-        asked = {**about, "source": None, **fingerprints(judging), "network": extractor.fingerprint}
-        out = out or network.samples.parent / "evals"
-        file = out / f"{default_name(network, num, sampling, options)}.json"
-        row = known(file, asked)
-        group.wait()  # all have looked before one writes
-        if row is not None:
-            return row
-        left_out = [] if judging.metric else impossible(names, extractor, judging.ref)
-        names = tuple(name for name in names if name not in left_out)
-        real = None
-        if group.main:  # first: what is missing is said before anything is drawn
-            real = open_reference(
-                judging.ref, extractor, names, crop=judging.crop, batch=judging.batch
-            )
+        asked = {**about, "source": None, **fingerprints(judging)}
+        asked |= {"network": self.extractor.fingerprint, "sra2": __version__}
+        name = f"{default_name(network, num, sampling, options)}-{digest_of(asked)}"
+        file = (out or results_folder(network)) / f"{name}.json"
         labels = labels_of(range(num), sampling, about["classes"])
-        need = needed(names, extractor, labels)
-        parts = Parts(file.with_suffix(""), str(source), asked, num, judging, extractor, need)
-        parts.fill(network, vae, sampling, options, group)
-        group.wait()
+        need = needed(self.names, self.extractor, labels)
+        parts = Parts(file, num, judging, self.extractor, need)
+        row: dict[str, Any] | None = group.share(known(file, asked) if group.main else None)
+        if row is not None:
+            console.say(f"already judged: {file}")
+            for warning in row["warnings"]:
+                console.warn(warning)
+        else:
+            if group.main:  # first: what is missing is said before anything is drawn
+                _ = self.reference
+            parts.fill(network, vae, sampling, options, group)
+            group.wait()
+            if group.main:
+                fake, seen = parts.collect(str(source), labels)
+                result = result_of(
+                    seen,
+                    fake,
+                    self.extractor,
+                    self.reference,
+                    self.names,
+                    labels=labels,
+                    how=about,
+                    left_out=self.left_out,
+                    crop=judging.crop,
+                    batch=judging.batch,
+                    distances=judging.distances,
+                    device=group.device,
+                )
+                row = {**result, "file": str(file), "asked": asked}
+                write_atomically(file, json.dumps(row, indent=1) + "\n")
+            row = group.share(row)
         if group.main:
-            fake, seen = parts.collect(labels)
-            result = result_of(
-                seen,
-                fake,
-                extractor,
-                real,
-                names,
-                labels=labels,
-                how=about,
-                left_out=left_out,
-                crop=judging.crop,
-                batch=judging.batch,
-                distances=judging.distances,
-                device=group.device,
-            )
-            write_atomically(
-                file, json.dumps({**result, "file": str(file), "asked": asked}, indent=1) + "\n"
-            )
             parts.remove()
-        group.wait()
-        row = known(file, asked)
         assert row is not None
-        return row
+        return {**row, "file": str(file)}
+
+
+def results_folder(network: Network) -> Path:
+    """RUN/evals; for checkpoints of others, which may lie side by side, one of their own."""
+    samples = network.samples
+    return samples.with_name("evals" if network.store else f"{samples.name}-evals")
+
+
+def digest_of(asked: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
 
 
 class Parts:
-    """Features of images that are being drawn: a file a part, in a folder named by what they are.
+    """Features of images that are being drawn: a file a part, in a folder beside their result.
 
     A part's file holds every wanted feature (B, width) and the SHA-256 of its pixels.
     """
 
     def __init__(
-        self,
-        target: Path,
-        source: str,
-        asked: dict[str, Any],
-        num: int,
-        judging: Judging,
-        extractor: Extractor,
-        need: Wanted,
+        self, target: Path, num: int, judging: Judging, extractor: Extractor, need: Wanted
     ):
-        kept = sorted(need.moments | need.rows | ({"logits"} if need.score else set()))
-        text = json.dumps([asked, kept, judging.batch], sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        self.folder = target.with_name(f"{target.name}.{digest}.partial")
-        self.preview = target.with_suffix(".png")
-        self.extractor, self.need, self.kept, self.crop = extractor, need, kept, judging.crop
-        self.source, self.num = source, num
+        self.folder = target.with_name(f"{target.stem}.partial")
+        self.preview = target.with_name(f"{target.stem}.png")
+        self.extractor, self.need, self.crop, self.num = extractor, need, judging.crop, num
+        self.kept = sorted(need.moments | need.rows | ({"logits"} if need.score else set()))
         self.parts = [range(k, min(k + judging.batch, num)) for k in range(0, num, judging.batch)]
 
     def file(self, part: range) -> Path:
@@ -160,6 +184,7 @@ class Parts:
         self.folder.mkdir(parents=True, exist_ok=True)
         model = network.model.to(group.device)
         if options.compile:
+            torch.compiler.reset()  # of a point before
             for block in model.blocks:
                 block.compile()
         missing = [part for part in self.parts if not self.file(part).exists()]
@@ -182,7 +207,7 @@ class Parts:
             images = np.stack([center_crop(Image.fromarray(i), self.crop) for i in images])
         if part.start == 0:
             sheet = pictures.grid(list(images[:100]), columns=10)
-            scratch = self.preview.with_suffix(".png.partial")
+            scratch = self.preview.with_name(f"{self.preview.name}.partial")
             sheet.save(scratch, format="png")
             scratch.replace(self.preview)
         found = self.extractor.run(images)
@@ -191,11 +216,16 @@ class Parts:
         about["size"] = json.dumps(images.shape[1:3])
         about["resized"] = str(len(part) if resized else 0)
         scratch = self.file(part).with_suffix(".partial")
-        save_file(kept, scratch, metadata=about)
+        try:
+            save_file(kept, scratch, metadata=about)
+        except SafetensorError as error:  # it hides why it could not write
+            if is_full(self.folder):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+            raise DataError(f"{scratch} cannot be written: {error}") from None
         sync(scratch)
         scratch.replace(self.file(part))
 
-    def collect(self, labels: list[int] | None) -> tuple[Collected, Seen]:
+    def collect(self, source: str, labels: list[int] | None) -> tuple[Collected, Seen]:
         """What is wanted of all features, and what was seen of the images."""
         collector, digest = Collector(self.extractor, self.need), hashlib.sha256()
         size: tuple[int, int] | None = None
@@ -206,9 +236,7 @@ class Parts:
             height, width = json.loads(about["size"])
             size = (height, width)
             resized += int(about["resized"])
-        return collector.finish(), Seen(
-            self.source, self.num, labels, size, resized, digest.hexdigest()
-        )
+        return collector.finish(), Seen(source, self.num, labels, size, resized, digest.hexdigest())
 
     def read(self) -> Iterator[tuple[dict[str, Tensor], dict[str, str]]]:
         """Features and record of each part, in order."""
@@ -224,7 +252,8 @@ class Parts:
             yield features, about
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder)
+        """Features that are no longer needed, also those that a kill left behind."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def known(file: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
@@ -237,11 +266,10 @@ def known(file: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def fingerprints(judging: Judging) -> dict[str, str]:
-    """Settings as text; files with size and date, so that a changed reference is seen."""
+    """Settings as text; files with sizes and dates, so that a changed reference is seen."""
     found = {}
     for name, value in sorted(asdict(judging).items()):
         found[name] = str(value)
-        if value is not None and name in ("ref", "weights") and Path(str(value)).is_file():
-            about = Path(str(value)).stat()
-            found[name] += f" ({about.st_size} bytes, {about.st_mtime_ns})"
+        if value is not None and name in ("ref", "weights"):
+            found[name] += f" ({listing_digest(str(value))})"
     return found

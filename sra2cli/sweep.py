@@ -13,8 +13,11 @@ from typing import Any
 from sra2cli import console, pictures, processes
 from sra2cli.files import write_atomically
 from sra2cli.generate import Sampling
-from sra2cli.sample import Options
-from sra2cli.streaming import Judging, judge_network
+from sra2cli.run import Run
+from sra2cli.sample import Options, at_step
+from sra2cli.streaming import Judging, NetworkJudge, digest_of
+
+NUMBERS = ("training step", "guidance scale", "solver steps")  # what can be an axis of a plot
 
 
 @dataclass(frozen=True)
@@ -80,27 +83,43 @@ def judge(
         {"rows": one result a point, "plot": a PNG or None, "file": results as JSON}.
     """
     with processes.group(device) as group:
+        source, options = at_step(source, options)
+        newest = group.share(newest_step(source) if group.main else None)
+        network_judge = NetworkJudge(judging, group)
         rows = []
         for point in wanted:
             console.say(f"{swept} {point.name}")
-            row = judge_network(
+            step = options.step if point.step is None else point.step
+            row = network_judge.judge(
                 source,
                 num=num,
                 sampling=point.sampling,
-                options=replace(options, step=point.step),
-                judging=judging,
-                device=group.device,
+                options=replace(options, step=newest if step is None else step),
                 out=out,
             )
             rows.append({"point": point.name, "value": point.value, **row})
-        names = rows[0]["metric"].split(",")
         out = Path(rows[0]["file"]).parent
-        stem = f"{swept.replace(' ', '-')}-{'-'.join(names)}-n{num}"
+        stem = f"{swept.replace(' ', '-')}-{digest_of({'files': [row['file'] for row in rows]})}"
         plot = out / f"{stem}.png" if len(rows) > 1 else None
         if group.main:
             if plot is not None:
-                values = [row["value"] for row in rows]
-                curves = {name: (values, [row[name] for row in rows]) for name in names}
-                pictures.curves(curves, plot, x=swept, y=", ".join(names), marker="o")
+                draw_plot(rows, swept, plot)
             write_atomically(out / f"{stem}.json", json.dumps(rows, indent=1) + "\n")
     return {"rows": rows, "plot": plot and str(plot), "file": str(out / f"{stem}.json")}
+
+
+def newest_step(source: Path) -> int | None:
+    """Of a run, that all points are of one checkpoint while it is still training."""
+    if not (source / "recipe.yaml").is_file():
+        return None
+    return Run(source).checkpoint().step
+
+
+def draw_plot(rows: Sequence[dict[str, Any]], swept: str, path: Path) -> None:
+    """A panel a metric; points in the order of a swept number, or by their names."""
+    names = rows[0]["metric"].split(",")
+    if swept in NUMBERS:
+        rows = sorted(rows, key=lambda row: float(row["value"]))
+    xs = [row["value"] for row in rows] if swept in NUMBERS else None
+    panels = [(name, [row[name] for row in rows]) for name in names]
+    pictures.swept(panels, path, x=swept, labels=[row["point"] for row in rows], xs=xs)

@@ -4,6 +4,7 @@ Medians over the rounds, of ratios taken within a round, so that a machine that 
 sides alike. Warm-up and compiling are kept out.
 """
 
+import gc
 import statistics
 import tempfile
 import time
@@ -56,11 +57,10 @@ def measured(methods: Sequence[str], setting: Setting) -> dict[str, Any]:
             if batch == 1:
                 raise
             batch //= 2
-        torch.cuda.empty_cache()  # when the failed networks are gone
+        release()
+        torch.compiler.reset()  # another batch would be compiled with a size that may change
         console.say(f"out of memory: measuring with batch {batch}")
-    wanted = resolve_precision(
-        recipe_at(setting, "sit", batch), Path(), torch.device(setting.device)
-    )
+    wanted = resolve_precision(recipe_at(setting, "sit", batch), None, torch.device(setting.device))
     return {
         "model": setting.model,
         "resolution": setting.resolution,
@@ -68,9 +68,16 @@ def measured(methods: Sequence[str], setting: Setting) -> dict[str, Any]:
         "rounds": setting.rounds,
         "precision": wanted.train.precision,
         "compiled": setting.cuda,
-        "repa_encoder": "DINOv2-B/14, random weights (they cost the same)",
+        "repa_encoder": "DINOv2-B/14, not compiled, random weights (they cost the same)",
         "rows": rows,
     }
+
+
+def release() -> None:
+    """Give back the memory of networks that are gone: compiled blocks refer to themselves."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def recipe_at(setting: Setting, method: str, batch: int) -> Recipe:
@@ -102,8 +109,7 @@ def _rows(methods: Sequence[str], setting: Setting, batch: int) -> list[dict[str
                     rows.append(base.row([r["sit"] for r in rounds], [r["sit"] for r in rounds]))
                 rows.append(subject.row([r[method] for r in rounds], [r["sit"] for r in rounds]))
                 del subject
-                if setting.cuda:
-                    torch.cuda.empty_cache()
+                release()
     return rows
 
 
@@ -114,7 +120,7 @@ class Subject:
         self.method, self.setting, self.batch = method, setting, batch
         self.before = torch.cuda.memory_allocated() if setting.cuda else 0
         device = torch.device(setting.device)
-        wanted = resolve_precision(recipe_at(setting, method, batch), Path(), device)
+        wanted = resolve_precision(recipe_at(setting, method, batch), None, device)
         self.engine: Engine
         self.engine, source = make_engine(wanted, store, setting.device, encoder=method == "repa")
         ready: dict[str, Any] = {
@@ -123,7 +129,9 @@ class Subject:
         }
         self.raw = Raw(**ready)
         self.peak: int | None = None
-        if setting.cuda:  # compiles; what is there before belongs to another method
+        if setting.cuda:  # what is there before belongs to another method
+            self._step()  # compiles, and makes the optimiser's state
+            self._wait()
             torch.cuda.reset_peak_memory_stats()
             self._step()
             self.peak = torch.cuda.max_memory_allocated() - self.before
@@ -136,9 +144,9 @@ class Subject:
     def _forward(self) -> None:
         """The network, its head, and what guides it: encoder or teacher."""
         engine = self.engine
-        batch = to_batch(self.raw, engine.recipe, engine.store, engine.device, engine.encoder)
         teacher = engine.ema.teacher if engine.objective.needs_teacher else None
         with engine.autocast():
+            batch = to_batch(self.raw, engine.recipe, engine.store, engine.device, engine.encoder)
             engine.objective(batch, 0, teacher)
 
     def _step(self) -> None:

@@ -33,7 +33,8 @@ def test_a_run_is_drawn_and_judged(run_sra2, run):
     assert row["count"] == 12 and row["how"]["step"] == 4 and result["plot"] is None
     name = "step0000004-em3-cfg1-n12-seed0"
     left = sorted(p.name for p in (run / "evals").glob(f"{name}*"))
-    assert left == [f"{name}.json", f"{name}.png"]  # and no features
+    stem = Path(row["file"]).stem
+    assert left == [f"{stem}.json", f"{stem}.png"]  # and no features
     assert run_sra2("sample", run, "--num", 12, "--steps", 3).returncode == 0
     alone = json.loads(
         run_sra2("eval", run / "samples" / name, "--metrics", "fd-digits", "--json").stdout
@@ -49,6 +50,8 @@ def test_a_sweep_is_a_table_and_a_plot_and_goes_on(run_sra2, run, monkeypatch):
     assert [row["value"] for row in result["rows"]] == [1.0, 1.5, 2.0]
     with Image.open(result["plot"]) as plot:
         assert plot.width > 300
+    grids = {Path(row["file"]).with_name(Path(row["file"]).stem + ".png") for row in result["rows"]}
+    assert len(grids) == 3 and all(grid.exists() for grid in grids)
     from sra2cli import streaming
 
     calls = []
@@ -84,7 +87,8 @@ def judge(run: Path, out: Path, *options: object) -> list[str]:
 
 
 def result_in(out: Path) -> dict[str, object]:
-    result = json.loads((out / "step0000004-em3-cfg1-n40-seed3.json").read_text())
+    (file,) = out.glob("step0000004-em3-cfg1-n40-seed3-*.json")
+    result = json.loads(file.read_text())
     return {k: v for k, v in result.items() if k not in ("environment", "file")}
 
 
@@ -111,7 +115,7 @@ def test_killed_while_judging(run, tmp_path, kills, processes):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     assert result_in(out) == result_in(tmp_path / "whole")
     assert not list(out.glob("*.partial"))
-    pictures = [next(folder.glob("*seed3.png")) for folder in (out, tmp_path / "whole")]
+    pictures = [next(folder.glob("*seed3-*.png")) for folder in (out, tmp_path / "whole")]
     assert pictures[0].read_bytes() == pictures[1].read_bytes()
 
 

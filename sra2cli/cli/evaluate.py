@@ -1,7 +1,6 @@
 """sra2 eval."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -68,7 +67,9 @@ def evaluate(
     num: Annotated[
         int | None, typer.Option(help="Of a run: samples to draw and judge. [default: 50000]")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of a run's samples.", min=0, max=2**63 - 1)] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Of a run's samples. [default: 0]", min=0, max=2**63 - 1)
+    ] = None,
     labels: Annotated[str | None, typer.Option(help="As in `sample`. [default: random]")] = None,
     preset: Annotated[
         str | None, typer.Option(help="As in `sample`: sra2, repa, sit or digits.")
@@ -86,7 +87,13 @@ def evaluate(
     step: Annotated[
         str | None, typer.Option(help="Checkpoints; with commas, each. [default: the newest]")
     ] = None,
+    last_step: Annotated[float | None, typer.Option(help="As in `sample`.")] = None,
+    cfg_channels: Annotated[int | None, typer.Option(help="As in `sample`.")] = None,
     vae: Annotated[str | None, typer.Option(help="Decode a run's samples with it.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Of drawing: fp32, bf16 or fp16. [default: fp32]")
+    ] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="torch.compile the blocks.")] = False,
     num_heads: Annotated[int | None, typer.Option(help="As in `sample`.")] = None,
     processes: Processes = None,
     device: Device = None,
@@ -105,9 +112,17 @@ def evaluate(
             "batch": batch,
         }
         if not is_network(samples):
-            given = {"--num": num, "--preset": preset, "--solver": solver, "--steps": steps}
+            given: dict[str, Any] = {
+                "--num": num,
+                "--preset": preset,
+                "--solver": solver,
+                "--steps": steps,
+            }
             given |= {"--cfg": cfg, "--interval": interval, "--step": step, "--vae": vae}
-            given |= {"--labels": labels, "--processes": processes}
+            given |= {"--labels": labels, "--processes": processes, "--num-heads": num_heads}
+            given |= {"--last-step": last_step, "--cfg-channels": cfg_channels}
+            given |= {"--precision": precision, "--compile": compile or None}
+            given |= {"--seed": seed, "--steps": steps}
             wrong = next((name for name, value in given.items() if value is not None), None)
             if wrong is not None:
                 raise SetupError(f"{wrong} is for a run or checkpoint; {samples} holds samples")
@@ -130,11 +145,12 @@ def evaluate(
             one_of("--solver", solver, ("em", "euler", "heun"))
         if preset is not None:
             one_of("--preset", preset, tuple(PRESETS))
-        base = Sampling(seed=seed, **PRESETS.get(preset or "", {}))
-        if labels is not None:
-            base = replace(base, labels=labels)
-        if solver is not None:
-            base = replace(base, solver=solver)  # type: ignore[arg-type]
+        if precision is not None:
+            one_of("--precision", precision, ("fp32", "bf16", "fp16"))
+        changed: dict[str, Any] = {"labels": labels, "solver": solver, "last_step": last_step}
+        changed |= {"cfg_channels": cfg_channels, "seed": seed}
+        changed = {k: v for k, v in changed.items() if v is not None}
+        base = Sampling(**{**PRESETS.get(preset or "", {}), **changed})
         wanted, swept = sweep.points(
             base,
             checkpoints=listed("--step", step, int) or [None],
@@ -142,12 +158,18 @@ def evaluate(
             intervals=listed("--interval", interval, parse_interval) or [base.interval],
             solver_steps=listed("--steps", steps, int) or [base.steps],
         )
-        options = sampling_room.Options(vae=vae, num_heads=num_heads, offline=offline)
+        options = sampling_room.Options(
+            vae=vae,
+            precision=precision or "fp32",  # type: ignore[arg-type]
+            compile=compile,
+            num_heads=num_heads,
+            offline=offline,
+        )
         found = sweep.judge(
             samples,
             wanted,
             swept=swept,
-            num=num or 50_000,
+            num=50_000 if num is None else num,
             options=options,
             judging=Judging(**judging),
             device=pick_device(device),
@@ -158,8 +180,12 @@ def evaluate(
 
 def is_network(path: Path) -> bool:
     """A run folder or a checkpoint, rather than samples."""
+    name, at, number = str(path).rpartition("@")
+    if at and number.isdigit() and not path.exists():  # RUN@STEP
+        path = Path(name)
     if path.is_dir():
-        return any((path / name).exists() for name in ("recipe.yaml", "checkpoint.json"))
+        marks = ("recipe.yaml", "checkpoint.json", "model.safetensors")
+        return any((path / name).exists() for name in marks)
     return path.suffix in (".pt", ".pth", ".safetensors")
 
 
