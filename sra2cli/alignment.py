@@ -1,6 +1,6 @@
-"""How much of a target is linearly in some tokens: a linear probe, and CKA.
+"""How much of a target is linearly in some tokens: a linear probe, CKA, principal components.
 
-Both are made of sums over tokens, so that tokens need not be kept.
+All are made of sums over tokens, so that tokens need not be kept.
 """
 
 from dataclasses import dataclass
@@ -24,11 +24,32 @@ class Sums:
     yy: Tensor
     y: Tensor
 
+    def __add__(self, more: "Sums") -> "Sums":
+        """Of both sets of rows."""
+        return Sums(
+            self.count + more.count,
+            self.xx + more.xx,
+            self.xy + more.xy,
+            self.yy + more.yy,
+            self.y + more.y,
+        )
 
-def sums(x: Tensor, y: Tensor) -> Sums:
-    """x: (N, D) features. y: (N, E) targets of the same rows."""
+    @property
+    def mean(self) -> Tensor:
+        """(D,) of the features."""
+        return self.xx[:-1, -1] / self.count
+
+    @property
+    def scatter(self) -> Tensor:
+        """(D, D): sum of squares of the features about their mean."""
+        return self.xx[:-1, :-1] - self.count * torch.outer(self.mean, self.mean)
+
+
+def sums(x: Tensor, y: Tensor | None = None) -> Sums:
+    """x: (N, D) features. y: (N, E) targets of the same rows; None: no targets, E = 0."""
     one = torch.ones(len(x), 1, dtype=torch.float64)
-    x, y = torch.cat([x.double(), one], dim=1), y.double()
+    y = x[:, :0].double() if y is None else y.double()
+    x = torch.cat([x.double(), one], dim=1)
     return Sums(len(x), x.T @ x, x.T @ y, y.T @ y, y.sum(dim=0))
 
 
@@ -37,14 +58,9 @@ def probe(train: Sums, test: Sums) -> float:
 
     Over all components of the target together: 1 - Σ(y - ŷ)² / Σ(y - mean of train)².
     """
-    width = len(train.xx) - 1
-    centred = (
-        train.xx[:width, :width]
-        - torch.outer(train.xx[:width, -1], train.xx[-1, :width]) / train.count
-    )
     penalty = torch.zeros_like(train.xx)
-    size = RIDGE * centred.diagonal().mean().clamp(min=1e-12)
-    penalty.diagonal()[:width] = size  # the constant is free
+    size = RIDGE * train.scatter.diagonal().mean().clamp(min=1e-12)
+    penalty.diagonal()[:-1] = size  # the constant is free
     weights = torch.linalg.solve(train.xx + penalty, train.xy)
     fitted = (weights * (test.xx @ weights)).sum()
     residual = test.yy.trace() - 2 * (weights * test.xy).sum() + fitted
@@ -55,28 +71,18 @@ def probe(train: Sums, test: Sums) -> float:
 
 def cka(s: Sums) -> float:
     """Linear CKA of features and targets (Kornblith et al. 2019), centred; in [0, 1]."""
-    width = len(s.xx) - 1
-    mean_x = s.xx[:width, -1] / s.count
     mean_y = s.y / s.count
-    xx = s.xx[:width, :width] - s.count * torch.outer(mean_x, mean_x)
-    xy = s.xy[:width] - s.count * torch.outer(mean_x, mean_y)
+    xx, xy = s.scatter, s.xy[:-1] - s.count * torch.outer(s.mean, mean_y)
     yy = s.yy - s.count * torch.outer(mean_y, mean_y)
     return float(xy.square().sum() / (xx.norm() * yy.norm()))
 
 
-def scatter(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (D,) of x (N, D), and the sum of squares about it (D, D), float64."""
-    x = x.double()
-    mean = x.mean(dim=0)
-    return mean, (x - mean).T @ (x - mean)
-
-
-def components(scattered: Tensor) -> Tensor:
+def components(scatter: Tensor) -> Tensor:
     """The first three principal components (3, D) of a scatter matrix (D, D).
 
     The sign of a component, which is arbitrary, is such that its largest loading is positive.
     """
-    vectors = torch.linalg.eigh(scattered)[1].flip(1)[:, :3].T
+    vectors = torch.linalg.eigh(scatter)[1].flip(1)[:, :3].T
     largest = vectors.abs().argmax(dim=1, keepdim=True)
     return vectors * vectors.gather(1, largest).sign()
 

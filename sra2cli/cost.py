@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sra2cli import console, paper
 from sra2cli.counting import METHODS, NAMES, MethodCost, method_cost, method_recipe
 from sra2cli.errors import DataError, SetupError
@@ -63,7 +65,8 @@ def cost(
     device: str = "cpu",
     out: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure what was counted; the result is also written to `out`, by default in runs/cost.
+    """Measure what was counted; the result is also written to `out`, by default in runs/cost if
+    there is anything measured.
 
     Args:
         rows: of `counted`.
@@ -101,11 +104,20 @@ def cost(
         found["order"] = orders(found["rows"])
         found["clocks"] = {"before": before, "after": clocks(device)}
         result["measured"] = found
-    name = f"cost-{model.replace('/', '')}-{Path(device.partition(':')[0]).name}.json"
-    file = out or Path("runs") / "cost" / name
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, json.dumps({**result, "file": str(file)}, indent=1) + "\n")
-    return {**result, "file": str(file)}
+    file = out or (Path("runs") / "cost" / default_name(result, device) if measure else None)
+    result["file"] = None if file is None else str(file)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def default_name(result: dict[str, Any], device: str) -> str:
+    """Of a result's file: what was measured, where."""
+    found, rows = result["measured"], result["counted"]
+    methods = "all" if len(rows) == len(METHODS) else rows[-1]["method"]
+    model = found["model"].replace("/", "")
+    return f"{model}-{found['resolution']}px-{methods}-{device.partition(':')[0]}.json"
 
 
 def methods_with(baseline: str) -> list[str]:
@@ -137,7 +149,9 @@ def clocks(device: str) -> dict[str, Any]:
     """What decides how fast the machine is just now."""
     if device.startswith("cuda"):
         fields = "clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,temperature.gpu"
-        query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+        uuid = str(torch.cuda.get_device_properties(device).uuid)
+        query = ["nvidia-smi", "-i", f"GPU-{uuid.removeprefix('GPU-')}"]
+        query += [f"--query-gpu={fields}", "--format=csv,noheader"]
         try:
             run = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20)
         except (OSError, subprocess.SubprocessError):
@@ -159,8 +173,9 @@ def load_result(file: Path) -> dict[str, Any]:
     return result
 
 
-COUNTED = ("method", "external", "head", "GMACs", "over SiT", "paper")
-MEASURED = ("method", "forward", "over SiT", "paper", "training", "over SiT", "paper", "MACs")
+PAPER = "paper, XL/2"
+COUNTED = ("method", "external", "head", "GMACs", "over SiT", PAPER)
+MEASURED = ("method", "forward", "over SiT", PAPER, "training", "over SiT", PAPER, "MACs")
 
 
 def counted_cells(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sra2cli import alignment, console, pictures
 from sra2cli.align.heads import patchify
+from sra2cli.alignment import Sums
 from sra2cli.errors import SetupError
 from sra2cli.files import write_atomically
 from sra2cli.networks import Network, open_network
@@ -23,6 +24,7 @@ from sra2cli.vae import Vae
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 FITTED = 64  # images whose tokens decide the principal components
 SHOWN_BLOCKS = 6
+LEAST = 8  # images of a probe
 INPUT = 0  # "block" of the probe: the patches of x_t itself
 
 
@@ -68,8 +70,8 @@ def pca(
     blocks = chosen_blocks(network, what.blocks)
     latents, fitted = images_of(source, network, vae, what, index, image, label)
     side = network.model.config.latent // network.model.config.patch
-    mean, scattered = alignment.scatter(pixels(fitted.z))
-    feature = alignment.colours(pixels(latents.z), mean, alignment.components(scattered))
+    of_z = alignment.sums(pixels(fitted.z))
+    feature = alignment.colours(pixels(latents.z), of_z.mean, alignment.components(of_z.scatter))
     size = network.model.config.latent
     top = [
         ("decoded latent", vae.decode(latents.z)[0]),
@@ -79,7 +81,7 @@ def pca(
     rows = []
     for t in what.times:
         x = noised(latents, t, network, what.seed)
-        found = tokens(network, x, t, latents.labels, blocks)
+        (found,) = tokens(network, x, t, latents.labels, blocks)
         shown = [alignment.colours(found[b][0], means[t, b], directions[b]) for b in blocks]
         images = [vae.decode(x)[0], *(as_image(colours, side) for colours in shown)]
         rows.append((f"t = {t:g}", images))
@@ -103,15 +105,20 @@ def axes_of(
 ) -> tuple[dict[tuple[float, int], Tensor], dict[int, Tensor]]:
     """(t, block) → mean of the tokens; block → components over all noise levels."""
     means: dict[tuple[float, int], Tensor] = {}
-    sums: dict[int, Tensor] = {}
+    scattered: dict[int, Tensor] = {}
     with console.progress("tokens", len(what.times), unit="noise levels") as bar:
         for t in what.times:
             x = noised(fitted, t, network, what.seed + 1)
-            for block, found in tokens(network, x, t, fitted.labels, blocks).items():
-                means[t, block], scattered = alignment.scatter(found.flatten(0, 1))
-                sums[block] = sums.get(block, torch.zeros(())) + scattered
+            found: dict[int, Sums] = {}
+            for batch in tokens(network, x, t, fitted.labels, blocks):
+                for block, values in batch.items():
+                    more = alignment.sums(values.flatten(0, 1))
+                    found[block] = found[block] + more if block in found else more
+            for block, sums in found.items():
+                means[t, block] = sums.mean
+                scattered[block] = scattered.get(block, torch.zeros(())) + sums.scatter
             bar.advance()
-    return means, {block: alignment.components(total) for block, total in sums.items()}
+    return means, {block: alignment.components(total) for block, total in scattered.items()}
 
 
 def probe(
@@ -124,10 +131,8 @@ def probe(
     the network. A panel a network, in one picture; numbers go beside it as JSON.
 
     Raises:
-        SetupError: no network or store, fewer than 8 images.
+        SetupError: no network or store, fewer than `LEAST` images.
     """
-    if num < 8:
-        raise SetupError(f"--num is at least 8, not {num}")
     panels, results, files = [], [], []
     for given in sources:
         source, options = at_step(given, what.options)
@@ -138,6 +143,8 @@ def probe(
         blocks = chosen_blocks(network, what.blocks, every=True)
         store = store_of(source, network, what.data)
         count = min(num, len(store))
+        if count < LEAST:
+            raise SetupError(f"a probe needs {LEAST} images, not {count}: --num, or another --data")
         rows = np.linspace(0, len(store) - 1, count).astype(int)
         latents = stored(store, rows.tolist(), network.model.config.classes)
         table = predictability(network, latents, what, blocks)
@@ -165,13 +172,22 @@ def predictability(
     with console.progress("probe", len(what.times), unit="noise levels") as bar:
         for t in what.times:
             x = noised(latents, t, network, what.seed)
-            features = {INPUT: patchify(x, patch)}
-            features |= tokens(network, x, t, latents.labels, blocks)
-            for block, values in features.items():
-                fit, judge = (
-                    alignment.sums(values[chosen].flatten(0, 1), target[chosen].flatten(0, 1))
-                    for chosen in (~test, test)
-                )
+            sums: dict[tuple[int, bool], Sums] = {}
+            at = 0
+            for batch in tokens(network, x, t, latents.labels, blocks):
+                count = len(next(iter(batch.values())))
+                part = slice(at, at + count)
+                for block, values in {INPUT: patchify(x[part], patch), **batch}.items():
+                    for judged in (False, True):
+                        chosen = test[part] == judged
+                        more = alignment.sums(
+                            values[chosen].flatten(0, 1), target[part][chosen].flatten(0, 1)
+                        )
+                        key = (block, judged)
+                        sums[key] = sums[key] + more if key in sums else more
+                at += count
+            for block in (INPUT, *blocks):
+                fit, judge = sums[block, False], sums[block, True]
                 r2, cka = alignment.probe(fit, judge), alignment.cka(judge)
                 found.append({"t": t, "block": block, "r2": r2, "cka": cka})
             bar.advance()

@@ -1,6 +1,6 @@
 """A network's tokens at chosen blocks and noise levels, of images of a store or of a file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +43,22 @@ def store_of(source: Path, network: Network, data: Path | None) -> Store:
         if not data.is_file():
             raise SetupError(f"the store of {source} is no longer at {data}: give it with --data")
     store, config = Store(data), network.model.config
-    found = (store.info.channels, store.info.latent)
-    if found != (config.channels, config.latent):
-        raise SetupError(f"{data} holds latents of (channels, side) {found}, not the network's")
+    info = store.info
+    if (info.channels, info.latent) != (config.channels, config.latent):
+        raise SetupError(
+            f"{data} holds latents of {info.channels}x{info.latent}x{info.latent}, the network "
+            f"takes {config.channels}x{config.latent}x{config.latent}: choose another --data"
+        )
+    if config.classes and info.classes != config.classes:
+        raise SetupError(
+            f"{data} has {info.classes} classes, the network {config.classes}: "
+            "choose another --data"
+        )
+    if network.store is not None and info.vae_fingerprint != network.store.vae_fingerprint:
+        raise SetupError(
+            f"{data} was made with another VAE ('{info.vae}') than the network's store "
+            f"('{network.store.vae}'): choose another --data"
+        )
     return store
 
 
@@ -87,14 +100,14 @@ def noised(latents: Latents, t: float, network: Network, seed: int) -> Tensor:
 @torch.no_grad()
 def tokens(
     network: Network, x_t: Tensor, t: float, labels: Tensor | None, blocks: Sequence[int]
-) -> dict[int, Tensor]:
-    """Tokens (N, T, D) float32, on the CPU, after each of some blocks (1-based)."""
+) -> Iterator[dict[int, Tensor]]:
+    """Tokens (up to `BATCH`, T, D) float32, on the CPU, after each of some blocks (1-based).
+
+    A batch at a time: all of XL/2's tokens of 512 images would be 17 GB.
+    """
     model, device = network.model, next(network.model.parameters()).device
-    found: dict[int, list[Tensor]] = {block: [] for block in blocks}
     for k in range(0, len(x_t), BATCH):
         part = x_t[k : k + BATCH].to(device)
         y = None if labels is None else labels[k : k + BATCH].to(device)
         _, tapped = model(part, torch.full((len(part),), t, device=device), y, taps=set(blocks))
-        for block, values in tapped.items():
-            found[block].append(values.float().cpu())
-    return {block: torch.cat(parts) for block, parts in found.items()}
+        yield {block: tapped[block].float().cpu() for block in blocks}

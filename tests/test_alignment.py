@@ -54,7 +54,10 @@ def test_cka_is_that_of_centred_kernels(data):
 def test_components_are_those_of_the_largest_variance():
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(500, 6, generator=rng) * torch.tensor([5.0, 0.1, 3.0, 0.1, 1.0, 0.1]) + 7
-    mean, scattered = alignment.scatter(x)
+    halves = alignment.sums(x[:100], x[:100]) + alignment.sums(x[100:], x[100:])
+    mean, scattered = halves.mean, halves.scatter
+    assert torch.allclose(mean, x.double().mean(dim=0))
+    assert torch.allclose(scattered / 499, x.double().T.cov())
     found = alignment.components(scattered)
     assert found.abs().argmax(dim=1).tolist() == [0, 2, 4]
     assert (found.gather(1, found.abs().argmax(dim=1, keepdim=True)) > 0).all()

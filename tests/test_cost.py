@@ -53,6 +53,7 @@ def test_measured_in_turns_and_shown_again(run_sra2, tmp_path):
     assert all(row["peak_memory_gb"] is None for row in rows.values())  # not measured on a CPU
     assert found["batch"] == 1 and "random weights" in found["repa_encoder"]
     assert {"before", "after"} == set(found["clocks"])
+    assert result["file"] == "runs/cost/S2-256px-repa-stored-cpu.json"
     shown = run_sra2("cost", "--show", result["file"])
     assert shown.returncode == 0, shown.stderr
     assert "measured: S/2, 256 px, batch 1" in shown.stdout and "REPA" in shown.stdout

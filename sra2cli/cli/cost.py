@@ -65,7 +65,8 @@ def cost(
         if show is not None:
             show_counted(result["counted"], result["model"])
         show_measured(result)
-        console.say(f"written: {result['file']}")
+        if result["file"] is not None:
+            console.say(f"written: {result['file']}")
 
 
 def show_counted(rows: list[dict[str, Any]], model: str) -> None:
