@@ -4,6 +4,7 @@ Every cell is an ordinary run in OUT/runs, shared by the axes where settings coi
 plots are made from OUT/results alone.
 """
 
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,12 +17,25 @@ import torch
 from sra2cli import axes, console, paper, tables
 from sra2cli.axes import AXES, Row
 from sra2cli.cells import Cell, Judged, run_cells
-from sra2cli.errors import SetupError
+from sra2cli.errors import DataError, SetupError, UserError
 from sra2cli.objective import build_heads
 from sra2cli.plan import plan
-from sra2cli.protocol import How, data_of, differences, judging, workers
-from sra2cli.run import Run, environment
+from sra2cli.protocol import (
+    How,
+    check_steps,
+    common_options,
+    device_of,
+    differences,
+    judging,
+    kept,
+    slots,
+    store_for,
+)
+from sra2cli.run import Run
 from sra2cli.settings import Recipe
+from sra2cli.store import Store
+
+Cells = dict[tuple[str, int], Cell]  # by name and seed
 
 
 def ablate(
@@ -32,6 +46,7 @@ def ablate(
     data: Path | None,
     out: Path,
     values: str | None = None,
+    step: int | None = None,
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Train and judge every cell of some axes that is not there yet; then their tables.
@@ -39,36 +54,36 @@ def ablate(
     Args:
         names: of `AXES`. data: a latent store; None: the digits, for recipes on them.
         values: of the axis, instead of the paper's; for one axis alone.
+        step: checkpoint that is judged; None: the last.
 
     Returns:
-        {"tables": {axis: table}, "files": [...], "missing": cells of other shards}; of a dry run,
-        the cells, and what they will take.
+        {"tables": {axis: table}, "files": [...], "missing": cells that are not there, "failed":
+        {cell: why}}; of a dry run, the cells, and what they will take.
 
     Raises:
-        SetupError: recipe, data and settings do not fit. DataError: a cell failed.
+        SetupError: recipe, data and settings do not fit.
     """
     rows = {name: axes.rows(name, base, values) for name in names}
     for row in (row for found in rows.values() for row in found):
         with torch.device("meta"):  # what cannot be built is refused before anything is trained
             build_heads(row.recipe, feature_width=1)
-    step = base.train.steps if how.step is None else how.step
-    if not 0 < step <= base.train.steps or (step != base.train.steps and step not in kept(base)):
-        raise SetupError(
-            f"--step {step} is not kept: the last step is, and multiples of "
-            f"log.keep_every ({base.log.keep_every})"
-        )
-    judged = judging(base, how, (step,))
-    store = data_of(base, data, out)
-    cells = grid([row for found in rows.values() for row in found], base, how, store, out)
-    if dry_run:
-        return planned(cells, judged, base, how)
-    carry_out(cells, judged, base, how)
-    made = {}
-    for name, found in rows.items():
-        results = {row.cell: results_of(row.cell, cells, judged, step) for row in found}
-        about = {"differs": differences(base, judged), "step": step, **made_by()}
-        made[name] = tables.of_axis(name, AXES[name].name, found, results, judged.metrics, about)
-    return finished(made, cells, judged, out)
+    steps = (base.train.steps if step is None else step,)
+    check_steps(steps, base)
+    judged = judging(base, how, steps)
+    with store_for(base, data, out, dry_run=dry_run) as store:
+        cells = grid([row for found in rows.values() for row in found], base, how, store, out)
+        if dry_run:
+            return planned(cells, judged, base, how)
+        failed = carry_out(cells, judged, base, how)
+        about = {"paper": paper.TABLE1, "step": steps[0]}
+        differs = differences(base, judged, store)
+        made = {}
+        for name, found in rows.items():
+            results = {row.cell: results_of(row.cell, cells, judged, steps[0]) for row in found}
+            file = name if step is None else f"{name}-step{step}"
+            table = tables.of_axis(file, AXES[name].name, found, results, judged.metrics)
+            made[name] = {**table, **about, "differs": differs}
+        return finished(made, cells, judged, out, failed)
 
 
 def iterations(
@@ -77,50 +92,70 @@ def iterations(
     *,
     data: Path | None,
     out: Path,
-    runs: Sequence[Path] = (),
-    checkpoints: Sequence[int] = (),
+    steps: Sequence[int] = (),
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """FID against training steps: of given runs, or of the recipe and its baseline (Table 2).
+    """FID against training steps, of a recipe and its baseline (Table 2).
 
     Args:
-        base: of the first run, if runs are given.
-        checkpoints: which to judge; (): all that the first run keeps.
+        steps: checkpoints to judge; (): all that a run keeps.
 
     Returns, raises: as `ablate`.
     """
-    cells: Cells = {}
-    if runs:
-        cells = given(runs, out)
-        steps = common_steps(runs)
-    else:
-        pair = [axes.baseline(base), axes.own(base)]
-        cells = grid(pair, base, how, data_of(base, data, out), out)
-        steps = sorted({*kept(base), base.train.steps})
-    steps = list(checkpoints) or steps
-    judged = judging(base, how, tuple(steps))
+    chosen = list(steps) or kept(base)
+    check_steps(chosen, base)
+    judged = judging(base, how, chosen)
+    with store_for(base, data, out, dry_run=dry_run) as store:
+        cells = grid([axes.baseline(base), axes.own(base)], base, how, store, out)
+        if dry_run:
+            return planned(cells, judged, base, how)
+        failed = carry_out(cells, judged, base, how)
+        return over_steps(cells, judged, out, failed, differences(None, judged, store))
+
+
+def iterations_of(
+    runs: Sequence[Path], how: How, *, out: Path, steps: Sequence[int] = (), dry_run: bool = False
+) -> dict[str, Any]:
+    """The same, of runs that are there.
+
+    Args:
+        steps: checkpoints to judge; (): those that all runs have.
+    """
+    cells = given(runs, out)
+    base = Run(runs[0]).recipe
+    judged = judging(base, how, list(steps) or common_steps(runs))
     if dry_run:
         return planned(cells, judged, base, how)
-    carry_out(cells, judged, base, how)
-    lines = {}
+    failed = carry_out(cells, judged, base, how)
+    return over_steps(cells, judged, out, failed, differences(None, judged, None))
+
+
+def over_steps(
+    cells: Cells, judged: Judged, out: Path, failed: dict[str, UserError], differs: list[str]
+) -> dict[str, Any]:
+    lines: tables.Lines = {}
     for name in dict.fromkeys(name for name, _ in cells):
         recipe = next(cell.recipe for (other, _), cell in cells.items() if other == name)
-        known = {s: paper.fid_after(recipe.model.size, recipe.method, s) for s in steps}
-        lines[name] = {s: (results_of(name, cells, judged, s), known[s]) for s in steps}
-    about = {"differs": differences(base, judged), **made_by()}
-    return finished(
-        {"iterations": tables.over_steps(lines, judged.metrics, about)}, cells, judged, out
-    )
+        lines[name] = {
+            step: (
+                results_of(name, cells, judged, step),
+                paper.fid_after(recipe.model.size, recipe.method, step),
+            )
+            for step in judged.steps
+        }
+    table = tables.over_steps(lines, judged.metrics)
+    table |= {"paper": paper.TABLE2, "differs": differs}
+    return finished({"iterations": table}, cells, judged, out, failed)
 
 
-Cells = dict[tuple[str, int], Cell]  # by name and seed
-
-
-def grid(rows: Sequence[Row], base: Recipe, how: How, data: Path, out: Path) -> Cells:
+def grid(rows: Sequence[Row], base: Recipe, how: How, store: Store, out: Path) -> Cells:
     """A cell for each row and seed; seed by seed, so that a first table is there early."""
+    sums = str(store.checksums)
     return {
-        (row.cell, seed): Cell(f"{row.cell}-seed{seed}", replace(row.recipe, seed=seed), data, out)
-        for seed in axes.seeds_of(base, how.seeds)
+        (row.cell, seed): Cell(
+            f"{row.cell}-seed{seed}", replace(row.recipe, seed=seed), store.path, sums, out
+        )
+        for seed in range(base.seed, base.seed + how.seeds)
         for row in rows
     }
 
@@ -131,8 +166,10 @@ def given(runs: Sequence[Path], out: Path) -> Cells:
     found: Cells = {}
     for path in runs:
         name = path.name if names.count(path.name) == 1 else str(path)
-        recipe = Run(path).recipe
-        found[name, recipe.seed] = Cell(name.replace("/", "-"), recipe, None, out, folder=path)
+        run = Run(path)
+        sums = str(run.about["store"]["checksums"])
+        cell = Cell(name.replace("/", "-"), run.recipe, None, sums, out, folder=path)
+        found[name, run.recipe.seed] = cell
     return found
 
 
@@ -145,72 +182,93 @@ def common_steps(runs: Sequence[Path]) -> list[int]:
     return steps
 
 
-def kept(base: Recipe) -> range:
-    """Steps of the checkpoints that a run keeps for good."""
-    return range(base.log.keep_every, base.train.steps + 1, base.log.keep_every)
-
-
-def made_by() -> dict[str, Any]:
-    about = environment()
-    return {"command": shlex.join(["sra2", *sys.argv[1:]]), "environment": about}
-
-
-def finished(
-    made: dict[str, dict[str, Any]], cells: Cells, judged: Judged, out: Path
-) -> dict[str, Any]:
-    """Write the tables; what is missing is other shards' work."""
-    files = [file for table in made.values() for file in tables.write(table, out)]
-    missing = [cell.name for cell in cells.values() if cell.result(judged) is None]
-    return {"tables": made, "files": files, "missing": missing}
-
-
-def planned(cells: Cells, judged: Judged, base: Recipe, how: How) -> dict[str, Any]:
-    """The cells of this shard, and what they will take; the time from a few timed steps."""
-    number, count = how.shard
-    mine = list(cells.values())[number - 1 :: count]
-    jobs, threads = workers(base, how)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    listed, seconds, timed = [], 0.0, {}
-    for cell in mine:
-        done = cell.result(judged) is not None
-        steps = 0 if done or cell.data is None else cell.recipe.train.steps - cell.steps_done()
-        if steps and cell.recipe.method not in timed:
-            assert cell.data is not None
-            device = how.device or ("cuda" if torch.cuda.is_available() else "cpu")
-            found = plan(cell.recipe, cell.data, processes=how.processes, device=device)
-            timed[cell.recipe.method] = found["estimated_seconds_per_step"]
-        seconds += steps * timed.get(cell.recipe.method, 0.0)
-        listed.append({"cell": cell.name, "done": done, "steps_left": steps})
-    return {
-        "cells": listed,
-        "jobs": jobs,
-        "judged": {"steps": list(judged.steps), "metrics": list(judged.metrics), **judged.about},
-        "estimated_training_hours": round(seconds / jobs / 3600, 2),
-        "dry_run": True,
-    }
-
-
-def carry_out(cells: Cells, judged: Judged, base: Recipe, how: How) -> None:
-    """Run this shard's cells that have no result."""
-    number, count = how.shard
-    mine = [c for c in list(cells.values())[number - 1 :: count] if c.result(judged) is None]
+def carry_out(cells: Cells, judged: Judged, base: Recipe, how: How) -> dict[str, UserError]:
+    """Run this shard's cells that have no result; what failed, and why."""
+    at = slots(base, how)
+    mine = [cell for cell in of_shard(cells, how) if not cell.done(judged)]
     if not mine:
-        return
-    jobs, threads = workers(base, how)
+        return {}
     console.say(
-        f"{len(mine)} of {len(cells)} cells to run, {min(jobs, len(mine))} at a time; "
+        f"{len(mine)} of {len(cells)} cells to run, {min(len(at), len(mine))} at a time; "
         f"logs in {mine[0].out / 'logs'}"
     )
-    run_cells(mine, judged, common=how.common(), jobs=jobs, threads=threads)
+    return run_cells(mine, judged, common=common_options(base, how), slots=at)
+
+
+def of_shard(cells: Cells, how: How) -> list[Cell]:
+    number, count = how.shard
+    return list(cells.values())[number - 1 :: count]
 
 
 def results_of(name: str, cells: Cells, judged: Judged, step: int) -> list[dict[str, Any]]:
     """What was found at a step, for each seed that is there."""
-    of = [cell.result(judged) or {} for (other, _), cell in cells.items() if other == name]
+    of = [cell.found(judged) for (other, _), cell in cells.items() if other == name]
     return [found[step] for found in of if step in found]
 
 
-def recipe_of(run: Path) -> Recipe:
-    """What a run was trained with."""
-    return Run(run).recipe
+def finished(
+    made: dict[str, dict[str, Any]],
+    cells: Cells,
+    judged: Judged,
+    out: Path,
+    failed: dict[str, UserError],
+) -> dict[str, Any]:
+    """Write the tables, with what made them and what is missing."""
+    missing = [cell.name for cell in cells.values() if not cell.done(judged)]
+    rows = [row for cell in cells.values() for row in cell.found(judged).values()]
+    about = {
+        "command": shlex.join(["sra2", *sys.argv[1:]]),
+        "missing": missing,
+        "references": sorted({str(row["reference"]) for row in rows}),
+        "devices": sorted({row["environment"]["device"] for row in rows}),
+        "git": sorted({str(row["environment"]["git"]) for row in rows}),
+    }
+    made = {name: {**table, **about} for name, table in made.items()}
+    files = [file for table in made.values() for file in tables.write(table, out)]
+    return {
+        "tables": made,
+        "files": files,
+        "missing": missing,
+        "failed": {name: str(error) for name, error in failed.items()},
+        "exit_code": max((error.exit_code for error in failed.values()), default=0),
+    }
+
+
+def raise_failed(found: dict[str, Any]) -> None:
+    """One error for the cells that failed, when their tables have been shown."""
+    if not found.get("failed"):
+        return
+    first, *more = found["failed"].values()
+    rest = f"; {len(more)} more failed: {', '.join(list(found['failed'])[1:])}" if more else ""
+    kind = SetupError if found["exit_code"] == 2 else DataError
+    raise kind(f"{first}{rest}")
+
+
+def planned(cells: Cells, judged: Judged, base: Recipe, how: How) -> dict[str, Any]:
+    """The cells of this shard, and what they will take; the time from a few timed steps."""
+    at = slots(base, how)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(int(at[0].get("OMP_NUM_THREADS", threads)))
+    listed, timed = [], {}
+    try:
+        for cell in of_shard(cells, how):
+            done = cell.done(judged)
+            steps = 0 if done or cell.data is None else cell.recipe.train.steps - cell.steps_done()
+            method = cell.recipe.method
+            if steps and cell.data is not None and method not in timed:
+                device = device_of(base, how)
+                found = plan(cell.recipe, cell.data, processes=how.processes, device=device)
+                timed[method] = found["estimated_seconds_per_step"]
+            seconds = steps * timed.get(method, 0.0)
+            listed.append({"cell": cell.name, "done": done, "steps_left": steps, "time": seconds})
+    finally:
+        torch.set_num_threads(threads)
+    left = sorted((cell.pop("time") for cell in listed if not cell["done"]), reverse=True)
+    rounds = math.ceil(len(left) / len(at)) if left else 0
+    return {
+        "cells": listed,
+        "jobs": min(len(at), max(len(left), 1)),
+        "judged": {"steps": list(judged.steps), "metrics": list(judged.metrics), **judged.about},
+        "estimated_training_hours": round(sum(left[:: len(at)][:rounds]) / 3600, 2),
+        "dry_run": True,
+    }

@@ -1,7 +1,7 @@
 """The axes of Table 1: which runs an ablation is made of, and how the paper names them."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ def rows(axis: str, base: Recipe, values: str | None = None) -> list[Row]:
         raise SetupError(f"the head of {method} has no {setting} to ablate")
     chosen = default_values(axis, base, own) if values is None else read_values(axis, values)
     in_paper = {key_of(axis, k): v for k, v in paper.ablation(axis).items()}
-    if method != "sra2":  # the paper's numbers are those of SRA 2
+    if base.method != "sra2":  # the paper's numbers are those of SRA 2 alone
         in_paper = {}
     found = [baseline(base)]
     for value in chosen:
@@ -152,9 +152,3 @@ def slug(value: Any) -> str:
     if isinstance(value, tuple):
         return f"{value[0]:g}to{value[1]:g}"
     return f"-{value}" if isinstance(value, str) else label(value)
-
-
-def seeds_of(base: Recipe, count: int) -> Sequence[int]:
-    if count < 1:
-        raise SetupError(f"--seeds must be above 0, not {count}")
-    return range(base.seed, base.seed + count)

@@ -1,7 +1,8 @@
 """The cells of an ablation: ordinary runs, trained and judged by ordinary commands.
 
 A cell is `sra2 train`, then `sra2 eval` of its run. Both resume by themselves, so a cell that was
-killed goes on where it was. What eval prints is the cell's result file.
+killed goes on where it was. What eval writes are the cell's results, in a folder named by all that
+they depend on.
 """
 
 import hashlib
@@ -12,8 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,38 +23,41 @@ import yaml
 
 from sra2cli import console, processes
 from sra2cli.errors import DataError, SetupError, UserError
-from sra2cli.files import write_atomically
+from sra2cli.files import try_lock, write_atomically
 from sra2cli.run import Run, folder_name
 from sra2cli.settings import Recipe
 
 POLL = 0.3  # seconds between looks at the processes
+RESUMABLE = ("log", "name")  # settings that may change without changing a run
 
 
 @dataclass(frozen=True)
 class Judged:
-    """How the runs are judged. options: of `sra2 eval`; about: the same for people."""
+    """How the runs are judged.
 
-    steps: tuple[int, ...]  # checkpoints
+    steps: checkpoints. options: of `sra2 eval`. about: the same for people. identity: what tells
+    whether reference or weights have changed.
+    """
+
+    steps: tuple[int, ...]
     options: tuple[str, ...]
     metrics: tuple[str, ...]
-    about: dict[str, Any]
-
-    @property
-    def digest(self) -> str:
-        text = json.dumps([self.steps, self.options, self.metrics, self.about], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+    about: Mapping[str, Any]
+    identity: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Cell:
     """One run of an ablation, in OUT/runs/NAME.
 
-    folder: a run that is there already, and is judged alone; data is None then.
+    checksums: of the store. folder: a run that is there already, and is judged alone; data is
+    None then.
     """
 
     name: str
     recipe: Recipe
     data: Path | None
+    checksums: str
     out: Path
     folder: Path | None = None
 
@@ -61,42 +65,55 @@ class Cell:
     def run(self) -> Path:
         return self.folder or self.out / "runs" / self.name
 
-    def result_file(self, judged: Judged) -> Path:
-        return self.out / "results" / f"{self.name}.{judged.digest}.json"
+    def results(self, judged: Judged) -> Path:
+        """Folder of its results; another one for another recipe, store or way of judging."""
+        tree = {k: v for k, v in self.recipe.to_dict().items() if k not in RESUMABLE}
+        tree["train"] = {k: v for k, v in tree["train"].items() if k != "micro_batch"}
+        what = [tree, self.checksums, judged.options, judged.metrics]
+        text = json.dumps([*what, dict(judged.about), dict(judged.identity)], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return self.out / "results" / f"{self.name}.{digest}"
 
-    def result(self, judged: Judged) -> dict[int, dict[str, Any]] | None:
-        """Step → what eval said of it; None if it is not there, or of another checkpoint."""
-        try:
-            rows = json.loads(self.result_file(judged).read_text())["rows"]
-            found = {int(row["how"]["step"]): row for row in rows}
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return found if all(self._still(step, row) for step, row in found.items()) else None
+    def found(self, judged: Judged) -> dict[int, dict[str, Any]]:
+        """Step → what eval said of it, as far as it is there, and of the checkpoint there now."""
+        found = {}
+        for file in sorted(self.results(judged).glob("*.json")):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                row = json.loads(file.read_text())
+                if isinstance(row, dict) and self._still(row):
+                    found[int(row["how"]["step"])] = row
+        return {step: found[step] for step in judged.steps if step in found}
 
-    def _still(self, step: int, row: dict[str, Any]) -> bool:
+    def done(self, judged: Judged) -> bool:
+        return len(self.found(judged)) == len(judged.steps)
+
+    def _still(self, row: dict[str, Any]) -> bool:
         """Whether a result is of the checkpoint that lies there now, if one does."""
-        meta = self.run / "checkpoints" / folder_name(step) / "checkpoint.json"
+        folder = self.run / "checkpoints" / folder_name(int(row["how"]["step"]))
         try:
-            now: str = json.loads(meta.read_text())["files"]["ema.safetensors"]
+            now: str = json.loads((folder / "checkpoint.json").read_text())["files"][EMA]
         except (OSError, ValueError, KeyError):
             return True  # removed to save space: the number stays
         return now == row["how"]["checkpoint"]
 
     def commands(self, judged: Judged, common: Sequence[str]) -> list[list[str]]:
         """The command lines, after `sra2`."""
-        recipe = self.out / "recipes" / f"{self.name}.yaml"
-        train = ["train", "--recipe", str(recipe), "--data", str(self.data)]
-        train += ["--out", str(self.run)]
         steps = ",".join(map(str, judged.steps))
         judge = ["eval", str(self.run), "--step", steps, "--seed", str(self.recipe.seed)]
-        judge = [*judge, *judged.options, *common, "--json"]
-        return [judge] if self.data is None else [[*train, *common], judge]
+        judge += [*judged.options, *common, "--out", str(self.results(judged))]
+        if self.data is None:
+            return [judge]
+        train = ["train", "--recipe", str(self._recipe_file), "--data", str(self.data)]
+        return [[*train, "--out", str(self.run), *common], judge]
 
     def write_recipe(self) -> None:
-        file = self.out / "recipes" / f"{self.name}.yaml"
-        file.parent.mkdir(parents=True, exist_ok=True)
+        self._recipe_file.parent.mkdir(parents=True, exist_ok=True)
         tree = {**self.recipe.to_dict(), "name": self.name}
-        write_atomically(file, yaml.safe_dump(tree, sort_keys=False))
+        write_atomically(self._recipe_file, yaml.safe_dump(tree, sort_keys=False))
+
+    @property
+    def _recipe_file(self) -> Path:
+        return self.out / "recipes" / f"{self.name}.yaml"
 
     def steps_done(self) -> int:
         """Of its training, as far as its metrics tell."""
@@ -106,62 +123,63 @@ class Cell:
         return 0
 
 
+EMA = "ema.safetensors"
+
+
 @dataclass
 class Working:
-    """A cell whose commands are being run, one after the other."""
+    """A cell whose commands are being run, one after the other, by one of the slots."""
 
     cell: Cell
     commands: list[list[str]]
-    result: Path
+    slot: Mapping[str, str]  # its environment
     process: subprocess.Popen[bytes] | None = None
     steps: int = 0
     log: Path = field(init=False)
+    begun: int = 0  # where in the log the command began
 
     def __post_init__(self) -> None:
         self.log = self.cell.out / "logs" / f"{self.cell.name}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self.result.parent.mkdir(parents=True, exist_ok=True)
 
-    def start_next(self, threads: int | None) -> None:
+    def start_next(self) -> None:
         command = self.commands.pop(0)
-        environment = {**os.environ, processes.PARENT: str(os.getpid())}
-        if threads is not None:
-            environment["OMP_NUM_THREADS"] = str(threads)
-        with self.log.open("ab") as log, self._stdout().open("wb") as out:
+        with self.log.open("ab") as log:
+            self.begun = log.tell()
             log.write(f"$ sra2 {shlex.join(command)}\n".encode())
             log.flush()
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "sra2cli", *command],
                 stdin=subprocess.DEVNULL,
-                stdout=out,
+                stdout=log,
                 stderr=log,
-                env=environment,
+                env={**os.environ, **self.slot, processes.PARENT: str(os.getpid())},
                 start_new_session=True,  # Ctrl-C is handed on, once
             )
 
-    def finished(self) -> bool:
-        """Whether the last command is done; raises what a command failed with."""
-        assert self.process is not None
-        if self.process.poll() is None:
+    def advance(self) -> bool:
+        """Start the next command where one has ended; whether the last one has.
+
+        Raises:
+            SetupError, DataError: a command failed.
+        """
+        if self.process is not None and self.process.poll() is None:
             return False
-        if self.process.returncode:
+        if self.process is not None and self.process.returncode:
             raise self._failure(self.process.returncode)
-        if self.commands:
-            return False
-        self._stdout().replace(self.result)
-        return True
-
-    def waits(self) -> bool:
-        """Whether its next command can be started."""
-        return self.process is None or self.process.poll() is not None
-
-    def _stdout(self) -> Path:
-        return self.result.with_suffix(".partial")
+        if not self.commands:
+            return True
+        self.start_next()
+        return False
 
     def _failure(self, code: int) -> UserError:
-        lines = self.log.read_text(errors="replace").splitlines()
+        with self.log.open("rb") as log:
+            log.seek(self.begun)
+            lines = log.read().decode(errors="replace").splitlines()
         errors = [line for line in lines if line.startswith("error: ")]
-        said = errors[-1].removeprefix("error: ") if errors else f"ended with {code}"
+        said = errors[-1].removeprefix("error: ") if errors else f"it ended with code {code}"
+        if code == -signal.SIGKILL:
+            said = "it was killed, perhaps for its memory: try fewer --jobs"
         kind = SetupError if code == 2 else DataError
         return kind(f"{self.cell.name}: {said} (log: {self.log})")
 
@@ -171,49 +189,69 @@ def run_cells(
     judged: Judged,
     *,
     common: Sequence[str],
-    jobs: int,
-    threads: int | None,
-) -> None:
-    """Train and judge cells, `jobs` at a time; each prints into its log.
+    slots: Sequence[Mapping[str, str]],
+) -> dict[str, UserError]:
+    """Train and judge cells, one in each slot at a time; each prints into its log.
+
+    A cell that another command is running is passed over.
 
     Args:
-        common: options that both commands take. threads: of each process; None: as they choose.
+        common: options that both commands take. slots: environments, one for each process that
+            may run at a time.
+
+    Returns:
+        Cell → what it failed with. The others went on.
 
     Raises:
-        SetupError, DataError: a cell failed; the others were stopped, and go on when run again.
         KeyboardInterrupt: SIGINT, SIGTERM or SIGUSR1; everything is saved.
     """
-    waiting = []
-    for cell in cells:
-        if cell.data is not None:
-            cell.write_recipe()
-        work = Working(cell, cell.commands(judged, common), cell.result_file(judged))
-        work.steps = cell.steps_done()
-        waiting.append(work)
-    total, done = sum(c.recipe.train.steps for c in cells), sum(w.steps for w in waiting)
+    waiting, free, failed = list(cells), list(slots), dict[str, UserError]()
+    seen = {cell.name: cell.steps_done() for cell in cells}
+    total = sum(cell.recipe.train.steps for cell in cells)
     running: list[Working] = []
     with (
-        console.progress("ablate", total, unit="steps", start=done) as bar,
+        ExitStack() as locks,
+        console.progress("ablate", total, unit="steps", start=sum(seen.values())) as bar,
         interruptible(),
     ):
         try:
             while waiting or running:
-                while waiting and len(running) < jobs:
-                    running.append(waiting.pop(0))
+                while waiting and free:
+                    cell = waiting.pop(0)
+                    if taken(cell, locks):
+                        running.append(Working(cell, cell.commands(judged, common), free.pop()))
+                        if cell.data is not None:
+                            cell.write_recipe()
+                    else:
+                        console.say(f"{cell.name}: another command is running it")
                 for work in list(running):
-                    if work.process is not None and work.finished():
+                    try:
+                        ended = work.advance()
+                    except UserError as error:
+                        failed[work.cell.name], ended = error, True
+                    if ended:
                         running.remove(work)
-                        console.say(f"{work.cell.name}: done")
-                    elif work.waits():
-                        work.start_next(threads)
+                        free.append(work.slot)
+                        what = "failed" if work.cell.name in failed else "done"
+                        console.say(f"{work.cell.name}: {what}")
                     now = work.cell.steps_done()
                     left = len(waiting) + len(running)
-                    bar.advance(now - work.steps, note=f"{left} of {len(cells)} cells left")
-                    work.steps = now
+                    note = f"{left} of {len(cells)} cells left"
+                    bar.advance(max(0, now - seen[work.cell.name]), note=note)
+                    seen[work.cell.name] = max(now, seen[work.cell.name])
                 time.sleep(POLL)
         except BaseException:
             stop(running)
             raise
+    return failed
+
+
+def taken(cell: Cell, locks: ExitStack) -> bool:
+    """Whether this command has the cell now, until it ends."""
+    file = cell.out / "locks" / cell.name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle = locks.enter_context(file.open("w"))
+    return try_lock(handle)
 
 
 def stop(running: Sequence[Working]) -> None:
@@ -221,7 +259,7 @@ def stop(running: Sequence[Working]) -> None:
     started = [work.process for work in running if work.process is not None]
     for process in started:
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)  # a shell's background jobs ignore SIGINT
     for process in started:
         process.wait()
 

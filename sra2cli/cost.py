@@ -22,7 +22,7 @@ from sra2cli.run import environment
 from sra2cli.timing import Setting, measured
 
 CPU_MODEL = "B/2"  # what a laptop can hold, in minutes
-BATCH, ROUNDS = {"cpu": 4, "cuda": 256}, {"cpu": 5, "cuda": 20}
+BATCH, ROUNDS = {"cpu": 4, "cuda": 256}, {"cpu": 7, "cuda": 20}
 
 
 def counted(model: str, methods: Sequence[str], *, resolution: int = 256) -> list[dict[str, Any]]:
@@ -175,7 +175,8 @@ def load_result(file: Path) -> dict[str, Any]:
 
 PAPER = "paper, XL/2"
 COUNTED = ("method", "external", "head", "GMACs", "over SiT", PAPER)
-MEASURED = ("method", "forward", "over SiT", PAPER, "training", "over SiT", PAPER, "MACs")
+FORWARD = ("method", "forward pass", "over SiT", "range", PAPER, "MACs")
+TRAINING = ("method", "images/s", "over SiT", "range", PAPER)
 
 
 def counted_cells(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
@@ -186,36 +187,43 @@ def counted_cells(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
             millions(row["external_parameters"]),
             millions(row["head_parameters"]),
             f"{row['gmacs']:.2f}",
-            f"{row['gmacs_percent']:+.1f}%",
-            percent(row["paper"].get("gflops_percent")),
+            "" if row["method"] == "sit" else f"{row['gmacs_percent']:+.1f}%",
+            "" if row["method"] == "sit" else percent(row["paper"].get("gflops_percent")),
         )
         for row in rows
     ]
 
 
-def measured_cells(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Measurements as text, with the range over the rounds."""
-    found: list[tuple[str, ...]] = []
-    for row in rows:
-        theirs = paper.cost("none" if row["method"] == "sit" else row["method"])
-        cells = (
+def forward_cells(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Forward latencies as text, with the range over the rounds, beside the MACs."""
+    return [
+        (
             NAMES[row["method"]],
             f"{row['latency_ms']:,.0f} ms",
-            spread(row["latency_percent"], row["latency_range"]),
-            percent(theirs.get("latency_percent")),
-            f"{row['images_per_second']:.2f} images/s",
-            spread(row["speed_percent"], row["speed_range"]),
-            percent(theirs.get("speed_percent")),
+            *spread(row, "latency"),
             f"{row['gmacs_percent']:+.1f}%",
+        )
+        for row in rows
+    ]
+
+
+def training_cells(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Throughput of training as text; peak memory where it was measured."""
+    found: list[tuple[str, ...]] = []
+    for row in rows:
+        cells = (
+            NAMES[row["method"]],
+            f"{row['images_per_second']:,.2f}",
+            *spread(row, "speed"),
         )
         memory = row["peak_memory_gb"]
         found.append(cells if memory is None else (*cells, f"{memory:.1f} GB"))
     return found
 
 
-def measured_header(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+def training_header(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     known = any(row["peak_memory_gb"] is not None for row in rows)
-    return (*MEASURED, "peak memory") if known else MEASURED
+    return (*TRAINING, "peak memory") if known else TRAINING
 
 
 def measured_title(result: dict[str, Any]) -> str:
@@ -224,8 +232,8 @@ def measured_title(result: dict[str, Any]) -> str:
     compiled = "compiled" if found["compiled"] else "eager"
     return (
         f"measured: {found['model']}, {found['resolution']} px, batch {found['batch']}, "
-        f"{found['precision']}, {compiled}, {result['environment']['device']}; median "
-        f"(range) of {found['rounds']} rounds"
+        f"{found['precision']}, {compiled}, {result['environment']['device']}, "
+        f"median of {found['rounds']} rounds"
     )
 
 
@@ -237,6 +245,10 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{value:+g}%"
 
 
-def spread(value: float, limits: Sequence[float]) -> str:
-    low, high = limits
-    return f"{value:+.1f}% ({low:+.1f} to {high:+.1f})" if (low, high) != (0, 0) else ""
+def spread(row: dict[str, Any], name: str) -> tuple[str, str, str]:
+    """A percentage, its range over the rounds, and the paper's."""
+    theirs = percent(paper.cost(row["method"]).get(f"{name}_percent"))
+    if row["method"] == "sit":
+        return ("", "", "")
+    low, high = row[f"{name}_range"]
+    return (f"{row[f'{name}_percent']:+.1f}%", f"{low:+.1f} to {high:+.1f}", theirs)

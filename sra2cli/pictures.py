@@ -109,21 +109,22 @@ def swept(
 
 
 def points(
-    panels: Sequence[tuple[str, str, Sequence[tuple[str, float, float]]]], path: Path, *, x: str
+    panels: Sequence[tuple[str, str, Sequence[tuple[str, float, float]], float | None]],
+    path: Path,
+    *,
+    x: str,
 ) -> None:
-    """Panels beside each other: (title, y, [(label, value, spread)]).
-
-    The first point is what the others are compared with, and gets a line of its own.
-    """
+    """Panels beside each other: (title, y, [(label, value, spread)], value of a dashed line)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5 * len(panels), 3.6), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axis, (title, y, found) in zip(axes, panels, strict=True):
+    for axis, (title, y, found, line) in zip(axes, panels, strict=True):
         labels = [label for label, _, _ in found]
         values, spreads = [value for _, value, _ in found], [spread for _, _, spread in found]
         axis.errorbar(range(len(found)), values, yerr=spreads, fmt="o", capsize=4)
-        axis.axhline(values[0], linestyle="--", linewidth=1, color="grey")
+        if line is not None:
+            axis.axhline(line, linestyle="--", linewidth=1, color="grey")
         axis.set_xticks(range(len(found)), labels, rotation=20, ha="right")
         axis.set_title(title, fontsize=10)
         axis.set_xlabel(x)
@@ -133,16 +134,25 @@ def points(
 
 
 def curves_with_spread(
-    series: Mapping[str, Sequence[tuple[float, float, float]]], path: Path, *, x: str, y: str
+    series: Mapping[str, Sequence[tuple[float, float, float]]],
+    path: Path,
+    *,
+    x: str,
+    y: str,
+    theirs: Mapping[str, Sequence[tuple[float, float]]],
 ) -> None:
-    """Named curves through points (x, value, spread)."""
+    """Named curves through points (x, value, spread); crosses at others' (x, value)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axis = figure.subplots()
     for name, found in series.items():
         xs, values, spreads = zip(*found, strict=True)
-        axis.errorbar(xs, values, yerr=spreads, marker="o", capsize=4, label=name)
+        (line, _, _) = axis.errorbar(xs, values, yerr=spreads, marker="o", capsize=4, label=name)
+        if name in theirs:
+            others, known = zip(*theirs[name], strict=True)
+            label = f"{name}, the paper's"
+            axis.plot(others, known, "x", markersize=9, color=line.get_color(), label=label)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
     axis.grid(alpha=0.3)

@@ -1,7 +1,11 @@
 """How the runs of an ablation are carried out and judged: as the paper's, or as the digits'."""
 
+import contextlib
+import fcntl
+import math
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +16,17 @@ from sra2cli.cells import Judged
 from sra2cli.encoding import Options
 from sra2cli.errors import SetupError
 from sra2cli.extract import extract
+from sra2cli.files import listing_digest
 from sra2cli.generate import PRESETS, Sampling
 from sra2cli.recipe import differing, load
 from sra2cli.reference import is_npz, lacks, open_extractor
 from sra2cli.settings import Recipe
+from sra2cli.sources import open_source
 from sra2cli.store import Store
 
 DIGITS_SAMPLES = 500
-OWN = ("name", "seed", "log", "train.precision", "train.compile", "train.micro_batch")
+SOLVERS = ("em", "euler", "heun")
+OWN = ("name", "seed", "log", "data.vae", "train.precision", "train.compile", "train.micro_batch")
 
 
 @dataclass(frozen=True)
@@ -27,15 +34,13 @@ class How:
     """How an ablation is carried out.
 
     seeds: runs of each cell. shard: (i, n), this command's share of the cells, 1 <= i <= n.
-    jobs: cells at a time; None: one on a GPU, one for each core on the digits.
-    step: checkpoint that is judged; None: the last.
+    jobs: cells at a time; None: one; on the digits, one for each core.
     The rest are options of `sra2 eval`.
     """
 
     seeds: int = 1
     shard: tuple[int, int] = (1, 1)
     jobs: int | None = None
-    step: int | None = None
     metrics: str | None = None
     ref: str | None = None
     weights: Path | None = None
@@ -47,40 +52,105 @@ class How:
     processes: int | None = None
     offline: bool = False
 
-    def common(self) -> list[str]:
-        """Options that `train` and `eval` both take."""
-        found = [] if self.device is None else ["--device", self.device]
-        found += [] if self.processes is None else ["--processes", str(self.processes)]
-        return [*found, *(["--offline"] if self.offline else [])]
-
 
 def on_digits(recipe: Recipe) -> bool:
     """Whether a recipe's first stage is the packaged one."""
     return recipe.data.vae is not None and recipe.data.vae == load("digits-sit").data.vae
 
 
-def data_of(base: Recipe, data: Path | None, out: Path) -> Path:
-    """The store, checked against the recipe; the digits' own is made here."""
-    if data is None:
-        if not on_digits(base):
-            raise SetupError("--data: a latent store, from `sra2 extract`")
-        data, images = out / "digits.h5", out / "digits"
-        if not data.exists():
+def device_of(base: Recipe, how: How) -> str:
+    """Of the cells' processes. The digits are trained on the CPU, as in the demo."""
+    import torch
+
+    if how.device is not None:
+        return how.device
+    return "cuda" if torch.cuda.is_available() and not on_digits(base) else "cpu"
+
+
+def common_options(base: Recipe, how: How) -> list[str]:
+    """Options that `train` and `eval` both take."""
+    found = ["--device", device_of(base, how)] if how.device or on_digits(base) else []
+    found += [] if how.processes is None else ["--processes", str(how.processes)]
+    return [*found, *(["--offline"] if how.offline else [])]
+
+
+@contextlib.contextmanager
+def store_for(base: Recipe, data: Path | None, out: Path, *, dry_run: bool) -> Iterator[Store]:
+    """The store, checked against the recipe; the digits' own is made in OUT, once for all shards.
+
+    Of a dry run, it is made elsewhere and removed.
+    """
+    with contextlib.ExitStack() as stack:
+        if data is None:
+            if not on_digits(base):
+                raise SetupError("--data: a latent store, from `sra2 extract`")
+            data = out / "digits.h5"
+            if dry_run and not data.exists():
+                out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            data = make_digits(out)
+        store = Store(data)
+        check_store(store, base)
+        yield store
+
+
+def make_digits(out: Path) -> Path:
+    """The store of scikit-learn's digits in a folder; waits for another command that makes it."""
+    out.mkdir(parents=True, exist_ok=True)
+    images, store = out / "digits", out / "digits.h5"
+    with (out / ".digits.lock").open("w") as lock:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if not store.exists():
             console.say(f"writing scikit-learn's digits to {images} and encoding them")
             digits.write_folder(images)
-            extract(images, data, Options(vae="digits", resolution=digits.RESOLUTION), device="cpu")
-    store = Store(data)
-    check_store(store, base)
-    return data
+            options = Options(vae="digits", resolution=digits.RESOLUTION)
+            extract(images, store, options, device="cpu")
+    return store
 
 
-def judging(base: Recipe, how: How, steps: tuple[int, ...]) -> Judged:
-    """Options of `sra2 eval`: the paper's protocol, or that of fd-digits; then what was asked."""
+def kept(base: Recipe) -> list[int]:
+    """Steps of the checkpoints that a run keeps for good: multiples of both intervals, the last."""
+    every = math.lcm(base.log.save_every, base.log.keep_every)
+    return sorted({*range(every, base.train.steps + 1, every), base.train.steps})
+
+
+def check_steps(steps: Sequence[int], base: Recipe) -> None:
+    """Refuse checkpoints that a run will not keep."""
+    wrong = next((step for step in steps if step not in kept(base)), None)
+    if wrong is not None:
+        raise SetupError(
+            f"--step {wrong} is not kept by '{base.name}': multiples of log.save_every "
+            f"({base.log.save_every}) and log.keep_every ({base.log.keep_every}) are, and the "
+            f"last step ({base.train.steps})"
+        )
+
+
+def judging(base: Recipe, how: How, steps: Sequence[int]) -> Judged:
+    """Options of `sra2 eval`: the paper's protocol, or that of fd-digits; then what was asked.
+
+    Raises:
+        SetupError: what would be refused, or be missing, after days of training.
+    """
+    if how.seeds < 1:
+        raise SetupError(f"--seeds must be above 0, not {how.seeds}")
+    slots(base, how)
     small = on_digits(base)
+    for option, value, allowed in (
+        ("--preset", how.preset, tuple(PRESETS)),
+        ("--solver", how.solver, SOLVERS),
+    ):
+        if value is not None and value not in allowed:
+            raise SetupError(f"{option} is one of {', '.join(allowed)}, not '{value}'")
+    preset = how.preset or ("digits" if small else None)
+    chosen: dict[str, Any] = {**PRESETS.get(preset or "", {})}
+    chosen |= {k: v for k, v in (("solver", how.solver), ("steps", how.steps)) if v is not None}
+    sampling = Sampling(**chosen)
+    sampling.check(base.data.classes)
+    num = (DIGITS_SAMPLES if small else paper.SAMPLES) if how.num is None else how.num
+    if num < 2:
+        raise SetupError(f"--num is at least 2, not {num}")
     names = scores.parse(how.metrics or ("fd-digits" if small else ",".join(scores.PAPERS)))
     check_judging(names, how)
-    preset = how.preset or ("digits" if small else None)
-    num = how.num or (DIGITS_SAMPLES if small else paper.SAMPLES)
     given = {
         "--metrics": ",".join(names),
         "--num": num,
@@ -91,48 +161,84 @@ def judging(base: Recipe, how: How, steps: tuple[int, ...]) -> Judged:
         "--weights": how.weights,
     }
     options = [str(part) for k, v in given.items() if v is not None for part in (k, v)]
-    chosen: dict[str, Any] = {**PRESETS.get(preset or "", {})}
-    chosen |= {k: v for k, v in (("solver", how.solver), ("steps", how.steps)) if v is not None}
-    about = {"num": num, **Sampling(**chosen).to_dict()}
+    about = {"num": num, **sampling.to_dict()}
     about.pop("seed")
-    return Judged(steps, tuple(options), names, about)
+    files = {"ref": how.ref, "weights": how.weights}
+    identity = {k: str(listing_digest(str(v))) for k, v in files.items() if v is not None}
+    return Judged(tuple(steps), tuple(options), names, about, identity)
 
 
 def check_judging(names: Sequence[str], how: How) -> None:
-    """Refuse now what would be missing after days of training: reference and weights."""
+    """Refuse a missing reference, one that lacks something, and missing weights."""
     compared = [name for name in names if scores.METRICS[name].needs != "score"]
     stands_in = scores.METRICS[names[0]].network == "digits"
     if compared and how.ref is None and not stands_in:
         raise SetupError(
             f"{', '.join(compared)}: compared with what? Give --ref: an .npz as ADM's, or images"
         )
-    if how.ref is not None and not Path(how.ref).exists():
+    if how.ref is not None and not is_npz(how.ref):
+        open_source(Path(how.ref))
+    elif how.ref is not None and not Path(how.ref).exists():
         raise SetupError(f"no reference {how.ref}")
     extractor = open_extractor(names, how.weights, "cpu")
-    if how.ref is not None and is_npz(how.ref):
-        keys = npz.keys_of(Path(how.ref))
-        for name in compared:
-            missing = lacks(name, extractor, keys)
-            if missing:
-                raise SetupError(f"{how.ref} has no {missing}: {name} cannot be computed with it")
+    if how.ref is None or not is_npz(how.ref):
+        return
+    keys = npz.keys_of(Path(how.ref))
+    for name in compared:
+        missing = lacks(name, extractor, keys)
+        if missing:
+            raise SetupError(f"{how.ref} has no {missing}: {name} cannot be computed with it")
 
 
-def workers(base: Recipe, how: How) -> tuple[int, int | None]:
-    """Cells at a time, and threads of each: one on the digits, which is fastest for them."""
-    cores = os.cpu_count() or 1
+def slots(base: Recipe, how: How) -> list[Mapping[str, str]]:
+    """Environments of the processes that run at a time, one each.
+
+    On the digits one for each core, with one thread, which is fastest for so small a network.
+    Several on GPUs share them out.
+    """
+    jobs, cores = how.jobs, len(os.sched_getaffinity(0))
+    if jobs is not None and jobs < 1:
+        raise SetupError(f"--jobs must be above 0, not {jobs}")
+    if device_of(base, how).startswith("cuda"):
+        return gpu_slots(jobs or 1, how)
     if on_digits(base):
-        return how.jobs or (1 if how.device and how.device != "cpu" else cores), 1
-    jobs = how.jobs or 1
-    return jobs, max(1, cores // jobs) if jobs > 1 else None
+        return [{"OMP_NUM_THREADS": "1"}] * (jobs or cores)
+    if jobs is None or jobs == 1:
+        return [{}]
+    return [{"OMP_NUM_THREADS": str(max(1, cores // jobs))}] * jobs
 
 
-def differences(base: Recipe, judged: Judged) -> list[str]:
-    """What is not as in the paper's Table 1, a line each: ours, and the paper's in brackets."""
-    theirs = load(paper.RECIPE)
-    found = [
-        f"{key}: {ours} (paper: {value})"
-        for key, ours, value in differing(base, theirs, ignore=OWN)
-    ]
+def gpu_slots(jobs: int, how: How) -> list[Mapping[str, str]]:
+    """Every GPU for one job after the other, or a share for each of several."""
+    import torch
+
+    if jobs == 1:
+        return [{}]
+    if how.device not in (None, "cuda") or how.processes is not None:
+        raise SetupError("--jobs shares out the GPUs: leave out --processes and --device cuda:N")
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = named.split(",") if named else [str(k) for k in range(torch.cuda.device_count())]
+    if jobs > len(gpus):
+        raise SetupError(f"--jobs {jobs}, but there are {len(gpus)} GPUs here")
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[k::jobs])} for k in range(jobs)]
+
+
+def differences(base: Recipe | None, judged: Judged, store: Store | None) -> list[str]:
+    """What is not as in the paper, a line each: ours, and the paper's in brackets.
+
+    Args:
+        base: the recipe beside that of Table 1; None: sampling and metrics alone.
+    """
+    found = []
+    if store is not None:
+        found.append(f"data: {len(store):,} images of {store.path} (paper: ImageNet)")
+    if base is not None:
+        theirs = load(paper.RECIPE)
+        for key, ours, value in differing(base, theirs, ignore=OWN):
+            found.append(f"{key}: {ours} (paper: {'–' if value is None else value})")
+        if judged.steps != (base.train.steps,):
+            steps = ", ".join(f"{step:,}" for step in judged.steps)
+            found.append(f"judged step: {steps} (paper: {theirs.train.steps:,})")
     sampling = {"num": paper.SAMPLES, **Sampling().to_dict()}
     found += [
         f"sampling {key}: {value} (paper: {sampling[key]})"

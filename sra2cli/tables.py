@@ -1,10 +1,11 @@
 """Tables and plots of an ablation, our values beside the paper's: made from results alone.
 
 A table is a dict that JSON can hold:
-    name, title, header     of its files; of people
+    name, title             of its files; of its first column
     rows                    {"label", "own", "baseline", "runs", "metrics", "paper"} each
     metrics                 {name: {"mean", "std", "values"}} in a row; std: over seeds, N - 1
-    differs                 settings that are not the paper's, a line each
+    paper, differs          what the paper's numbers are of; settings that are not the paper's
+    command, missing        what made it; cells that are not there
 """
 
 import csv
@@ -23,7 +24,7 @@ from sra2cli.scores import METRICS
 PAPER = "paper"
 ARROWS = {**{name: row.better for name, row in METRICS.items()}, "accuracy": "↑"}
 NAMES = {"fid": "FID", "sfid": "sFID", "is": "IS", "kid": "KID"}
-Lines = Mapping[str, Mapping[int, tuple[list[dict[str, Any]], float | None]]]
+Lines = dict[str, dict[int, tuple[list[dict[str, Any]], float | None]]]
 
 
 def of_axis(
@@ -32,7 +33,6 @@ def of_axis(
     rows: Sequence[Row],
     results: Mapping[str, Sequence[Mapping[str, Any]]],
     metrics: Sequence[str],
-    about: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The table of one axis. results: cell → what `sra2 eval` found, one a seed."""
     shown = with_accuracy(metrics, [r for found in results.values() for r in found])
@@ -47,10 +47,10 @@ def of_axis(
         }
         for row in rows
     ]
-    return {"name": name, "title": title, "metrics": shown, "rows": made, **about}
+    return {"name": name, "title": title, "metrics": shown, "rows": made}
 
 
-def over_steps(lines: Lines, metrics: Sequence[str], about: Mapping[str, Any]) -> dict[str, Any]:
+def over_steps(lines: "Lines", metrics: Sequence[str]) -> dict[str, Any]:
     """The table over training steps. lines: run → step → (results, the paper's FID)."""
     every = [r for line in lines.values() for found, _ in line.values() for r in found]
     shown = with_accuracy(metrics, every)
@@ -69,7 +69,7 @@ def over_steps(lines: Lines, metrics: Sequence[str], about: Mapping[str, Any]) -
         for step, (found, fid) in line.items()
     ]
     title = "training steps"
-    return {"name": "iterations", "title": title, "metrics": shown, "rows": made, **about}
+    return {"name": "iterations", "title": title, "metrics": shown, "rows": made}
 
 
 def with_accuracy(metrics: Sequence[str], results: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -101,7 +101,10 @@ def header(table: Mapping[str, Any]) -> list[str]:
 
 def cells(table: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
     """One row of text, as `header` has its columns; "–" where nothing is known."""
-    found = [row["label"] + (" (recipe)" if row["own"] else "")]
+    few = 0 < row["runs"] < most_runs(table)
+    found = [
+        row["label"] + (" (recipe)" if row["own"] else "") + (f" (n={row['runs']})" if few else "")
+    ]
     for name in table["metrics"]:
         found.append(shown(name, row["metrics"].get(name)))
         if name in paper.METRICS:
@@ -109,6 +112,10 @@ def cells(table: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
     if not set(table["metrics"]) & set(paper.METRICS):
         found.append(number("fid", row["paper"].get("fid")))
     return found
+
+
+def most_runs(table: Mapping[str, Any]) -> int:
+    return max(row["runs"] for row in table["rows"])
 
 
 def shown(name: str, value: Mapping[str, Any] | None) -> str:
@@ -128,17 +135,18 @@ def number(name: str, value: float | None) -> str:
 
 def markdown(table: Mapping[str, Any]) -> str:
     """The table with what made it, and what is not as in the paper."""
-    runs = max(row["runs"] for row in table["rows"])
+    runs = most_runs(table)
     spread = f"mean ± standard deviation of {runs} seeds" if runs > 1 else "one seed"
     step = f", step {table['step']:,}" if "step" in table else ""
-    lines = [f"`{table['command']}`: {spread}{step}.", ""]
-    rows = [cells(table, row) for row in table["rows"]]
-    lines.append(console.markdown_table(header(table), rows))
+    devices = f"; judged on {', '.join(table['devices'])}" if table["devices"] else ""
+    lines = [f"`{table['command']}`: {spread}{step}{devices}.", ""]
+    lines.append(console.markdown_table(header(table), [cells(table, r) for r in table["rows"]]))
     if any(row["paper"] for row in table["rows"]):
-        lines += [
-            "The paper's: SiT-B/2 on ImageNet 256², 400K steps, batch 256, 50,000 samples",
-            "",
-        ]
+        lines += [f"The paper's numbers: {table['paper']}.", ""]
+    if table["missing"]:
+        lines += [f"Not there yet: {', '.join(table['missing'])}.", ""]
+    if table["references"]:
+        lines += [f"Compared with: {', '.join(table['references'])}.", ""]
     if table["differs"]:
         lines += ["Not as in the paper:", "", *(f"- {line}" for line in table["differs"]), ""]
     return "\n".join(lines)
@@ -167,20 +175,26 @@ def plot(table: Mapping[str, Any], path: Path) -> None:
     there = [row for row in table["rows"] if row["metrics"]]
     if table["name"] == "iterations":
         series: dict[str, list[tuple[float, float, float]]] = {}
+        theirs: dict[str, list[tuple[float, float]]] = {}
         for row in there:
             value = row["metrics"][metric]
             point = (row["step"], value["mean"], value["std"] or 0.0)
             series.setdefault(row["line"], []).append(point)
-        pictures.curves_with_spread(series, path, x="training step", y=name)
+            if metric in row["paper"]:
+                theirs.setdefault(row["line"], []).append((row["step"], row["paper"][metric]))
+        pictures.curves_with_spread(series, path, x="training step", y=name, theirs=theirs)
         return
     ours = [
         (row["label"], row["metrics"][metric]["mean"], row["metrics"][metric]["std"] or 0.0)
         for row in there
     ]
-    theirs = [(row["label"], row["paper"]["fid"], 0.0) for row in table["rows"] if row["paper"]]
-    panels = [("ours", name, ours)]
-    if theirs:
-        panels.append(("the paper's: SiT-B/2, ImageNet", "FID ↓", theirs))
+    first = next((p for p, row in zip(ours, there, strict=True) if row["baseline"]), None)
+    panels = [("ours", name, ours, first and first[1])]
+    known = [row for row in table["rows"] if row["paper"]]
+    if known:
+        points = [(row["label"], row["paper"]["fid"], 0.0) for row in known]
+        base = next((row["paper"]["fid"] for row in known if row["baseline"]), None)
+        panels.append(("the paper's: SiT-B/2, ImageNet", "FID ↓", points, base))
     pictures.points(panels, path, x=table["title"])
 
 

@@ -61,13 +61,16 @@ def test_paper_tables():
 def test_tables_hold_means_and_what_is_missing():
     rows = axes.rows("depth", recipe.load("b-sra2"), "2,3")
     results = {"sit": [{"fid": 30.0}, {"fid": 34.0}], "sra2": [{"fid": 28.0}], "sra2-depth3": []}
-    about = {"differs": ["train.steps: 10 (paper: 400000)"], "command": "sra2 ablate", "step": 10}
-    table = tables.of_axis("depth", "align depth", rows, results, ["fid"], about)
+    table = tables.of_axis("depth", "align depth", rows, results, ["fid"])
+    table |= {"differs": ["train.steps: 10 (paper: 400000)"], "command": "sra2 ablate", "step": 10}
+    table |= {"paper": paper.TABLE1, "missing": ["sra2-depth3-seed0"], "references": []}
+    table["devices"] = ["a GPU"]
     assert table["rows"][0]["metrics"]["fid"]["std"] == pytest.approx(8**0.5)
     text = tables.markdown(table).splitlines()
     assert "| SiT (baseline) | 32.00 ± 2.83 | 33.02 |" in text
-    assert "| 2 (recipe) | 28.00 | 28.89 |" in text and "| 3 | – | 29.11 |" in text
+    assert "| 2 (recipe) (n=1) | 28.00 | 28.89 |" in text and "| 3 | – | 29.11 |" in text
     assert "- train.steps: 10 (paper: 400000)" in text
+    assert "Not there yet: sra2-depth3-seed0." in text and paper.TABLE1 in "".join(text)
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +151,8 @@ def test_dry_run_lists_the_cells(run_sra2, ablation):
         "sra2-depth1-seed1": 4,
         "sra2-seed1": 4,
     }
+    other = json.loads(run_sra2(*command, "--set", "train.lr=1e-4", "--dry-run", "--json").stdout)
+    assert not any(cell["done"] for cell in other["cells"])  # results of other settings
     shards = []
     for shard in ("1/2", "2/2"):
         options = ["--values", "1,2", "--seeds", 2, "--shard", shard, "--dry-run", "--json"]
@@ -172,6 +177,15 @@ def test_what_does_not_fit_is_refused(run_sra2, digits_store):
         (["depth", *small, "--shard", "3/2"], "--shard is i/n"),
         (["depth", *small, "--seeds", "0"], "--seeds must be above 0"),
         (["depth", *small, "--step", "7"], "--step 7 is not kept"),
+        (["iterations", *small, "--step", "7"], "--step 7 is not kept"),
+        (["iterations", *small, "--values", "1"], "--values is for one axis"),
+        (["iterations", "x", *small], "--recipe is for runs that are made"),
+        (["depth", *small, "--jobs", 0], "--jobs must be above 0"),
+        (["depth", *small, "--num", 1], "--num is at least 2"),
+        (["depth", *small, "--solver", "eluer"], "--solver is one of"),
+        (["depth", *small, "--preset", "sra3"], "--preset is one of"),
+        (["depth", *small, "--steps", 0], "--steps 0 is too few"),
+        (["depth", *small, "--set", "log.save_every=900", "--step", 1200], "is not kept"),
         (["depth", *small, "--step", "1200,2400"], "--step takes one step"),
         (["depth", "--recipe", "digits-sit"], "aligns with nothing"),
         (["depth", "x", *small], "runs are for"),
@@ -188,9 +202,11 @@ def test_a_cell_that_fails_says_why_and_where(tmp_path, digits_store):
     blocked.mkdir(parents=True)
     (blocked / "mine.txt").write_text("not a run")
     command = ["ablate", "depth", "--recipe", "digits-sra2", "--values", "2", "--jobs", 1]
-    process = sra2(*command, "--data", digits_store, "--out", out, *SETS)
+    process = sra2(*command, "--data", digits_store, "--num", 20, "--out", out, *SETS)
     assert process.returncode == 2 and "Traceback" not in process.stderr
     assert "error: sit-seed0: " in process.stderr and "sit-seed0.log" in process.stderr
+    text = (out / "depth.md").read_text()  # the other cell went on
+    assert "| SiT (baseline) | – |" in text and "Not there yet: sit-seed0." in text
 
 
 def children_of(out: Path) -> list[str]:

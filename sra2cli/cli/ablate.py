@@ -20,7 +20,9 @@ def ablate(
         list[Path] | None,
         typer.Argument(help="iterations: runs to judge; default: the recipe and its baseline."),
     ] = None,
-    recipe: Annotated[str, typer.Option(help="Name of a recipe, or a YAML file.")] = "b-sra2",
+    recipe: Annotated[
+        str | None, typer.Option(help="Name of a recipe, or a YAML file. [default: b-sra2]")
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="A latent store. The digits' recipes make their own.")
     ] = None,
@@ -28,7 +30,9 @@ def ablate(
     values: Annotated[
         str | None, typer.Option(help="Values of the axis, with commas; default: the paper's.")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Runs of each cell: mean and deviation.")] = 1,
+    seeds: Annotated[
+        int | None, typer.Option(help="Runs of each cell: mean and deviation. [default: 1]")
+    ] = None,
     step: Annotated[
         str | None,
         typer.Option(help="Checkpoint to judge; iterations: several, with commas. Default: last."),
@@ -67,22 +71,25 @@ def ablate(
     """The paper's Tables 1 and 2 on any recipe and data. Run again to go on."""
     with user_errors():
         one_of("AXIS", axis, (*AXES, "all", "iterations"))
-        if axis == "all" and values is not None:
-            raise SetupError("--values is for one axis")
+        if values is not None and axis not in AXES:
+            raise SetupError(f"--values is for one axis, not for `ablate {axis}`")
         if runs and axis != "iterations":
             raise SetupError(f"runs are for `ablate iterations`; `ablate {axis}` makes its own")
+        wanted = {"--recipe": recipe, "--data": data, "--seeds": seeds, "--set": overrides}
+        useless = next((name for name, value in wanted.items() if value), None)
+        if runs and useless is not None:
+            raise SetupError(f"{useless} is for runs that are made; these are there already")
+        chosen = read_steps(step)
+        if axis != "iterations" and len(chosen) > 1:
+            raise SetupError("--step takes one step; several are for `ablate iterations`")
         from sra2cli import ablate as room
         from sra2cli import recipe as recipes
         from sra2cli.protocol import How
 
-        chosen = read_steps(step)
-        if axis != "iterations" and len(chosen) > 1:
-            raise SetupError("--step takes one step; several are for `ablate iterations`")
         how = How(
-            seeds=seeds,
+            seeds=1 if seeds is None else seeds,
             shard=read_shard(shard),
             jobs=jobs,
-            step=chosen[0] if chosen else None,
             metrics=metrics,
             ref=ref,
             weights=weights,
@@ -94,15 +101,21 @@ def ablate(
             processes=processes,
             offline=offline,
         )
-        base = room.recipe_of(runs[0]) if runs else recipes.load(recipe, overrides or [])
-        out = out or Path("runs") / f"ablate-{base.name}"
-        common: dict[str, Any] = {"data": data, "out": out, "dry_run": dry_run}
-        if axis == "iterations":
-            found = room.iterations(base, how, runs=runs or [], checkpoints=chosen, **common)
+        if runs:
+            out = out or Path("runs") / "ablate-iterations"
+            found = room.iterations_of(runs, how, out=out, steps=chosen, dry_run=dry_run)
         else:
-            names = AXES if axis == "all" else (axis,)
-            found = room.ablate(names, base, how, values=values, **common)
+            base = recipes.load(recipe or "b-sra2", overrides or [])
+            out = out or Path("runs") / f"ablate-{base.name}"
+            common: dict[str, Any] = {"data": data, "out": out, "dry_run": dry_run}
+            if axis == "iterations":
+                found = room.iterations(base, how, steps=chosen, **common)
+            else:
+                names = AXES if axis == "all" else (axis,)
+                one = chosen[0] if chosen else None
+                found = room.ablate(names, base, how, values=values, step=one, **common)
         show(found, json)
+        room.raise_failed(found)
 
 
 def read_shard(text: str) -> tuple[int, int]:
@@ -143,9 +156,11 @@ def show(found: dict[str, Any], as_json: bool) -> None:
     for table in found["tables"].values():
         lines = [tables.cells(table, row) for row in table["rows"]]
         console.print_table(f"ablation: {table['title']}", tables.header(table), lines)
-    differs = next(iter(found["tables"].values()))["differs"]
-    if differs:
-        console.say(f"{len(differs)} settings are not the paper's: {found['files'][0]} has them")
+    table = next(iter(found["tables"].values()))
+    if any(row["paper"] for row in table["rows"]):
+        console.say(f"the paper's numbers: {table['paper']}")
+    if table["differs"]:
+        console.say(f"not as in the paper: {'; '.join(table['differs'])}")
     if found["missing"]:
         console.say(f"not there yet: {', '.join(found['missing'])}")
     console.say(f"written: {' '.join(found['files'])}")

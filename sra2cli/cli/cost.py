@@ -25,7 +25,7 @@ def cost(
         int | None, typer.Option(help="Of the measurements. Default: 256; on a CPU 4.", min=1)
     ] = None,
     rounds: Annotated[
-        int | None, typer.Option(help="Turns of each method. Default: 20; on a CPU 5.", min=1)
+        int | None, typer.Option(help="Turns of each method. Default: 20; on a CPU 7.", min=1)
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="JSON of the result. Default: runs/cost/.")
@@ -84,8 +84,12 @@ def show_measured(result: dict[str, Any]) -> None:
     found = result["measured"]
     if found is None:
         return
-    header, cells = room.measured_header(found["rows"]), room.measured_cells(found["rows"])
-    console.print_table(room.measured_title(result), header, cells)
+    rows, title = found["rows"], room.measured_title(result)
+    console.print_table(
+        f"forward pass of training, {title}", room.FORWARD, room.forward_cells(rows)
+    )
+    header, cells = room.training_header(rows), room.training_cells(rows)
+    console.print_table("training steps, the same", header, cells)
     console.say("REPA's encoder: " + found["repa_encoder"])
     for line in found["order"]:
         console.warn(f"not in the order of MACs: {line}")
