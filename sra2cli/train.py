@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 
 from sra2cli import console, processes
 from sra2cli.batches import Batches, check_store, share
@@ -68,7 +67,7 @@ def train(
         try:
             group.wait()  # until the folder is there
             engine = Engine(job.recipe, job.store, job.objective, accelerator, job.encoder)
-            resume(engine, out, run)
+            resume(engine, group, out, run)
             loop(job, engine, group, run, out, offline=offline)
         finally:
             if run is not None:
@@ -132,17 +131,15 @@ def start(objective: Objective, init: Path, num_heads: int | None) -> dict[str, 
     return {"path": str(init), "digest": network.about["checkpoint"]}
 
 
-def resume(engine: Engine, out: Path, run: RunWriter | None) -> None:
+def resume(engine: Engine, group: Group, out: Path, run: RunWriter | None) -> None:
     """Take up the newest whole checkpoint, if there is one; the main process chooses it."""
-    chosen: list[int | None] = [None]
+    newest: int | None = None
     if run is not None:
         checkpoint, skipped = run.newest()
         for line in skipped:
             console.warn(f"{line}; going back to the one before")
-        chosen = [None if checkpoint is None else checkpoint.step]
-    if engine.accelerator.num_processes > 1:
-        broadcast_object_list(chosen)
-    step = chosen[0]
+        newest = None if checkpoint is None else checkpoint.step
+    step = group.share(newest)
     if step is None:
         return
     engine.load(read_checkpoint(out / "checkpoints" / folder_name(step), verify=False))

@@ -27,7 +27,7 @@ LIBRARIES = {  # heavy libraries, and the rooms that may import them
     "torchvision": set(),
     "torch_fidelity": {"inception"},
     "transformers": {"encoders"},
-    "accelerate": {"train", "engine", "processes"},
+    "accelerate": {"engine", "processes"},
     "pyarrow": {"sources"},
     "matplotlib": {"pictures"},
     "sklearn": {"digits"},

@@ -213,6 +213,14 @@ def test_files_that_are_no_images_are_named_not_hidden(tmp_path):
     assert source.ignored == ["cat/notes.txt"] and source.names == list(FILES)
 
 
+def test_an_empty_class_does_not_shift_the_others(tmp_path):
+    root = write_folder(tmp_path / "a", {**FILES, "cow/notes.txt": b"x"})
+    with pytest.raises(SetupError, match="cow holds no images"):
+        open_source(root)
+    (root / "cow").rename(root / ".cow")
+    assert open_source(root).class_names == ["cat", "dog"]
+
+
 def test_a_vanished_source_is_not_a_bad_image(tmp_path):
     source = open_source(write_folder(tmp_path / "a", FILES))
     (tmp_path / "a").rename(tmp_path / "b")

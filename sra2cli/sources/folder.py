@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from sra2cli.errors import SetupError
 from sra2cli.sources.layout import DATASET, Source, is_image, lay_out
 
 
@@ -12,6 +13,8 @@ def open_folder(root: Path) -> Source:
     names = sorted(_walk(str(root), top=True))
     dataset = root / DATASET
     layout = lay_out(root, names, dataset.read_bytes() if dataset.is_file() else None)
+    if layout.class_names:
+        _refuse_empty(root, layout.class_names)
     return Source(
         root,
         layout.names,
@@ -21,6 +24,18 @@ def open_folder(root: Path) -> Source:
         layout.kind,
         layout.ignored,
     )
+
+
+def _refuse_empty(root: Path, class_names: list[str]) -> None:
+    """A class folder without images: the classes after it would get other numbers."""
+    with os.scandir(root) as entries:
+        folders = {e.name for e in entries if e.is_dir() and not e.name.startswith(".")}
+    empty = sorted(folders - set(class_names))
+    if empty:
+        raise SetupError(
+            f"{root / empty[0]} holds no images: without it, {len(class_names)} classes are "
+            "numbered; put its images there, or move the folder away"
+        )
 
 
 @dataclass(frozen=True)
