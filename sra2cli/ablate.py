@@ -16,8 +16,9 @@ import torch
 
 from sra2cli import axes, console, paper, tables
 from sra2cli.axes import AXES, Row
-from sra2cli.cells import Cell, Judged, run_cells
+from sra2cli.cells import Cell, Judged
 from sra2cli.errors import DataError, SetupError, UserError
+from sra2cli.jobs import run_cells
 from sra2cli.objective import build_heads
 from sra2cli.plan import plan
 from sra2cli.protocol import (
