@@ -6,6 +6,7 @@ Salimans et al. 2016 (IS), Kynkäänniemi et al. 2019 (precision, recall), Bińk
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +23,17 @@ CHUNK = 1024  # rows that are summed at once: sums do not depend on the batches 
 HALF_SAFE = 60_000.0  # below float16's largest number, 65,504, by more than its rounding
 
 Distances = Literal["float16", "float32"]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """What is computed on the CPU in here is computed by one thread, so always in one order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,10 @@ class Moments:
         return Statistics(self._mean.cpu().numpy(), covariance.cpu().numpy(), self.count)
 
     def _sum(self, chunk: Tensor) -> None:
+        with one_thread():  # sums do not depend on the number of threads either
+            self._add(chunk)
+
+    def _add(self, chunk: Tensor) -> None:
         x, before = chunk.double(), self.count
         mean = x.mean(dim=0)
         x = x - mean
@@ -98,13 +114,9 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"features of width {a.mean.shape} against {b.mean.shape}")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # 2 s for 2048 features; several threads wait where others work too
-    try:
+    with one_thread():  # 2 s for 2048 features; several threads wait where others work too
         product = _factor(a.covariance).T @ _factor(b.covariance)
         cross = float(torch.linalg.svdvals(product).sum())
-    finally:
-        torch.set_num_threads(threads)
     distance = float(((a.mean - b.mean) ** 2).sum())
     return distance + float(np.trace(a.covariance) + np.trace(b.covariance)) - 2 * cross
 
