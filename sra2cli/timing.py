@@ -166,7 +166,7 @@ class Subject:
     def row(
         self, own: Sequence[dict[str, float]], base: Sequence[dict[str, float]]
     ) -> dict[str, Any]:
-        """Medians, and percentages against SiT's turns in the same rounds, with their range."""
+        """Medians; percentages against SiT's turns in the same rounds, with their middle half."""
         found: dict[str, Any] = {"method": self.method}
         pairs = list(zip(own, base, strict=True))
         latency = [100 * (a["forward"] / b["forward"] - 1) for a, b in pairs]
@@ -175,6 +175,14 @@ class Subject:
         found["images_per_second"] = self.batch / statistics.median(a["step"] for a in own)
         for name, values in (("latency", latency), ("speed", speed)):
             found[f"{name}_percent"] = statistics.median(values)
-            found[f"{name}_range"] = [min(values), max(values)]
+            found[f"{name}_range"] = middle_half(values)
         found["peak_memory_gb"] = None if self.peak is None else self.peak / 1e9
         return found
+
+
+def middle_half(values: Sequence[float]) -> list[float]:
+    """First and third quartile: what one slow round does not move."""
+    if len(values) < 2:
+        return [values[0], values[0]]
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return [low, high]
