@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 
 from sra2cli import console, processes
-from sra2cli.decoding import worker_deaths
+from sra2cli.decoding import Chunk, worker_deaths
 from sra2cli.encoding import Job, Options, encoded, first_images, prepare, probe, worker_count
 from sra2cli.errors import DataError, SetupError, UserError
 from sra2cli.files import write_atomically
 from sra2cli.processes import Group
 from sra2cli.store import REJECTED, TODO, Store
 from sra2cli.store_writer import StoreWriter, partial_file
+
+TOGETHER, PAUSE = 64, 1.0  # rows, or seconds, after which rows are written
 
 
 def extract(
@@ -161,16 +163,44 @@ def fill(writer: StoreWriter, job: Job, group: Group) -> None:
         ThreadPoolExecutor(1) as thread,
     ):
         written: list[Future[None]] = []
-        for chunk, values in encoded(job, mine, worker_count(job, group)):
-            while len(written) > 4:
-                written.pop(0).result()
-            host = {name: value.cpu().numpy() for name, value in values.items()}
-            written.append(thread.submit(writer.write, chunk.rows, host, list(chunk.rejected)))
-            there = int((writer.state != TODO).sum()) if group.count > 1 else done + len(chunk)
-            bar.advance(there - done)
-            done = there
+        waiting, since = Block(), time.monotonic()
+        try:
+            for chunk, values in encoded(job, mine, worker_count(job, group)):
+                while len(written) > 4:
+                    written.pop(0).result()
+                waiting.add(chunk, {name: value.cpu().numpy() for name, value in values.items()})
+                if len(waiting) >= TOGETHER or time.monotonic() - since > PAUSE:
+                    written.append(thread.submit(waiting.write, writer))
+                    waiting, since = Block(), time.monotonic()
+                there = int((writer.state != TODO).sum()) if group.count > 1 else done + len(chunk)
+                bar.advance(there - done)
+                done = there
+        finally:  # Ctrl-C too loses nothing
+            written.append(thread.submit(waiting.write, writer))
         for future in written:
             future.result()
+
+
+class Block:
+    """Chunks that are written together: each write waits for the disk twice."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.rejected: list[int] = []
+        self.values: dict[str, list[np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows) + len(self.rejected)
+
+    def add(self, chunk: Chunk, values: dict[str, np.ndarray]) -> None:
+        self.rows += chunk.rows
+        self.rejected += chunk.rejected
+        for name, rows in values.items():
+            self.values.setdefault(name, []).append(rows)
+
+    def write(self, writer: StoreWriter) -> None:
+        joined = {name: np.concatenate(parts) for name, parts in self.values.items()}
+        writer.write(self.rows, joined, self.rejected)
 
 
 def list_rejects(out: Path, job: Job, state: np.ndarray) -> list[str]:
