@@ -5,8 +5,6 @@ plots are made from OUT/results alone.
 """
 
 import math
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +30,7 @@ from sra2cli.protocol import (
     slots,
     store_for,
 )
-from sra2cli.run import Run
+from sra2cli.run import Run, command_line
 from sra2cli.settings import Recipe
 from sra2cli.store import Store
 
@@ -218,7 +216,7 @@ def finished(
     missing = [cell.name for cell in cells.values() if not cell.done(judged)]
     rows = [row for cell in cells.values() for row in cell.found(judged).values()]
     about = {
-        "command": shlex.join(["sra2", *sys.argv[1:]]),
+        "command": command_line(),
         "missing": missing,
         "references": sorted({str(row["reference"]) for row in rows}),
         "devices": sorted({row["environment"]["device"] for row in rows}),

@@ -10,6 +10,7 @@ checkpoints/step-00001000/
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -143,8 +144,14 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if cuda else _cpu_name(),
         "cpus": os.cpu_count(),
         "git": _git_state(),
-        "command": " ".join(sys.argv),
+        "command": command_line(),
     }
+
+
+def command_line() -> str:
+    """What was typed, as far as it can be told; a script by its name alone."""
+    program = Path(sys.argv[0]).name
+    return shlex.join(["sra2" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
 def _cpu_name() -> str:
