@@ -20,6 +20,8 @@ from sra2cli.jobs import run_cells
 from sra2cli.objective import build_heads
 from sra2cli.plan import plan
 from sra2cli.protocol import (
+    OWN,
+    ROWS,
     How,
     check_steps,
     common_options,
@@ -27,6 +29,8 @@ from sra2cli.protocol import (
     differences,
     judging,
     kept,
+    of_judging,
+    of_recipe,
     slots,
     store_for,
 )
@@ -69,7 +73,7 @@ def ablate(
     steps = (base.train.steps if step is None else step,)
     check_steps(steps, base)
     judged = judging(base, how, steps)
-    with store_for(base, data, out, dry_run=dry_run) as store:
+    with store_for(base, how, data, out, dry_run=dry_run) as store:
         cells = grid([row for found in rows.values() for row in found], base, how, store, out)
         if dry_run:
             return planned(cells, judged, base, how)
@@ -104,12 +108,14 @@ def iterations(
     chosen = list(steps) or kept(base)
     check_steps(chosen, base)
     judged = judging(base, how, chosen)
-    with store_for(base, data, out, dry_run=dry_run) as store:
+    with store_for(base, how, data, out, dry_run=dry_run) as store:
         cells = grid([axes.baseline(base), axes.own(base)], base, how, store, out)
         if dry_run:
             return planned(cells, judged, base, how)
         failed = carry_out(cells, judged, base, how)
-        return over_steps(cells, judged, out, failed, differences(None, judged, store))
+        differs = [f"data: {len(store):,} images of {store.path} (paper: ImageNet)"]
+        differs += [*of_recipe(base, (*OWN, *ROWS)), *of_judging(judged)]
+        return over_steps(cells, judged, out, failed, differs)
 
 
 def iterations_of(
@@ -126,7 +132,13 @@ def iterations_of(
     if dry_run:
         return planned(cells, judged, base, how)
     failed = carry_out(cells, judged, base, how)
-    return over_steps(cells, judged, out, failed, differences(None, judged, None))
+    differs = []
+    for (name, _), cell in cells.items():
+        store = Run(cell.run).about["store"]
+        lines = [f"data: {store['count']:,} images of {store['path']} (paper: ImageNet)"]
+        lines += of_recipe(cell.recipe, (*OWN, *ROWS))
+        differs += [f"{name}: {line}" for line in lines]
+    return over_steps(cells, judged, out, failed, [*differs, *of_judging(judged)])
 
 
 def over_steps(
@@ -256,7 +268,9 @@ def planned(cells: Cells, judged: Judged, base: Recipe, how: How) -> dict[str, A
             method = cell.recipe.method
             if steps and cell.data is not None and method not in timed:
                 device = device_of(base, how)
-                found = plan(cell.recipe, cell.data, processes=how.processes, device=device)
+                gpus = at[0].get("CUDA_VISIBLE_DEVICES")  # of one job, where several share them
+                count = how.processes if gpus is None else len(gpus.split(","))
+                found = plan(cell.recipe, cell.data, processes=count, device=device)
                 timed[method] = found["estimated_seconds_per_step"]
             seconds = steps * timed.get(method, 0.0)
             listed.append({"cell": cell.name, "done": done, "steps_left": steps, "time": seconds})

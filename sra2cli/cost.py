@@ -136,7 +136,7 @@ def orders(rows: Sequence[dict[str, Any]]) -> list[str]:
         for more in by_macs[i + 1 :]:
             if less["latency_percent"] <= more["latency_percent"]:
                 continue
-            spread = less["latency_range"][0] <= more["latency_percent"]
+            spread = less["latency_range"][0] <= more["latency_range"][1]
             why = "within the spread" if spread else "beyond the spread"
             found.append(
                 f"{NAMES[less['method']]} took longer than {NAMES[more['method']]}, which has "

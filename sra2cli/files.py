@@ -50,8 +50,8 @@ def listing_digest(path: str) -> str | None:
     return digest.hexdigest()[:16]
 
 
-def try_lock(handle: IO[Any]) -> bool:
-    """Lock an open file; False if another process has it. The lock goes with the process."""
+def try_lock(handle: IO[Any] | int) -> bool:
+    """Lock an open file or folder; False if another process has it. It goes with the process."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -31,7 +31,6 @@ class Working:
     commands: list[list[str]]
     slot: Mapping[str, str]  # its environment
     process: subprocess.Popen[bytes] | None = None
-    steps: int = 0
     log: Path = field(init=False)
     begun: int = 0  # where in the log the command began
 

@@ -23,9 +23,11 @@ from sra2cli.reference import is_npz, lacks, open_extractor
 from sra2cli.settings import Recipe
 from sra2cli.sources import open_source
 from sra2cli.store import Store
+from sra2cli.vae import load_vae
 
 DIGITS_SAMPLES = 500
 SOLVERS = ("em", "euler", "heun")
+ROWS = ("align", "model", "train.steps")  # what the rows of Table 2 differ in
 OWN = ("name", "seed", "log", "data.vae", "train.precision", "train.compile", "train.micro_batch")
 
 
@@ -48,6 +50,7 @@ class How:
     preset: str | None = None
     solver: str | None = None
     steps: int | None = None
+    vae: str | None = None
     device: str | None = None
     processes: int | None = None
     offline: bool = False
@@ -75,8 +78,10 @@ def common_options(base: Recipe, how: How) -> list[str]:
 
 
 @contextlib.contextmanager
-def store_for(base: Recipe, data: Path | None, out: Path, *, dry_run: bool) -> Iterator[Store]:
-    """The store, checked against the recipe; the digits' own is made in OUT, once for all shards.
+def store_for(
+    base: Recipe, how: How, data: Path | None, out: Path, *, dry_run: bool
+) -> Iterator[Store]:
+    """The store, checked against recipe and VAE; the digits' is made in OUT, once for all shards.
 
     Of a dry run, it is made elsewhere and removed.
     """
@@ -90,6 +95,9 @@ def store_for(base: Recipe, data: Path | None, out: Path, *, dry_run: bool) -> I
             data = make_digits(out)
         store = Store(data)
         check_store(store, base)
+        # Now, or it would be missed after the training.
+        vae = load_vae(how.vae or store.info.vae, offline=how.offline)
+        vae.check_store(store.info.vae_fingerprint, store.info.vae, str(store.path))
         yield store
 
 
@@ -159,6 +167,7 @@ def judging(base: Recipe, how: How, steps: Sequence[int]) -> Judged:
         "--steps": how.steps,
         "--ref": how.ref,
         "--weights": how.weights,
+        "--vae": how.vae,
     }
     options = [str(part) for k, v in given.items() if v is not None for part in (k, v)]
     about = {"num": num, **sampling.to_dict()}
@@ -223,22 +232,27 @@ def gpu_slots(jobs: int, how: How) -> list[Mapping[str, str]]:
     return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[k::jobs])} for k in range(jobs)]
 
 
-def differences(base: Recipe | None, judged: Judged, store: Store | None) -> list[str]:
-    """What is not as in the paper, a line each: ours, and the paper's in brackets.
+def differences(base: Recipe, judged: Judged, store: Store) -> list[str]:
+    """What is not as in the paper's Table 1, a line each: ours, and the paper's in brackets."""
+    found = [f"data: {len(store):,} images of {store.path} (paper: ImageNet)"]
+    found += of_recipe(base, OWN)
+    if judged.steps != (base.train.steps,):
+        steps = ", ".join(f"{step:,}" for step in judged.steps)
+        found.append(f"judged step: {steps} (paper: {load(paper.RECIPE).train.steps:,})")
+    return [*found, *of_judging(judged)]
 
-    Args:
-        base: the recipe beside that of Table 1; None: sampling and metrics alone.
-    """
+
+def of_recipe(recipe: Recipe, ignore: Sequence[str]) -> list[str]:
+    """Settings that are not those of Table 1."""
+    return [
+        f"{key}: {ours} (paper: {'–' if theirs is None else theirs})"
+        for key, ours, theirs in differing(recipe, load(paper.RECIPE), ignore=ignore)
+    ]
+
+
+def of_judging(judged: Judged) -> list[str]:
+    """How images are drawn and judged, where the papers do otherwise."""
     found = []
-    if store is not None:
-        found.append(f"data: {len(store):,} images of {store.path} (paper: ImageNet)")
-    if base is not None:
-        theirs = load(paper.RECIPE)
-        for key, ours, value in differing(base, theirs, ignore=OWN):
-            found.append(f"{key}: {ours} (paper: {'–' if value is None else value})")
-        if judged.steps != (base.train.steps,):
-            steps = ", ".join(f"{step:,}" for step in judged.steps)
-            found.append(f"judged step: {steps} (paper: {theirs.train.steps:,})")
     sampling = {"num": paper.SAMPLES, **Sampling().to_dict()}
     found += [
         f"sampling {key}: {value} (paper: {sampling[key]})"

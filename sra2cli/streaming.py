@@ -27,7 +27,7 @@ from sra2cli import __version__, console, pictures
 from sra2cli.errors import DataError, SetupError
 from sra2cli.evaluate import BATCH, check_batch, choose, impossible, needed, result_of
 from sra2cli.features import Collected, Collector, Extractor, Wanted
-from sra2cli.files import is_full, listing_digest, sync, write_atomically
+from sra2cli.files import is_full, listing_digest, sync, try_lock, write_atomically
 from sra2cli.generate import Sampling, draw, labels_of
 from sra2cli.images import center_crop
 from sra2cli.imagesets import Seen
@@ -121,6 +121,7 @@ class NetworkJudge:
                 console.warn(warning)
         else:
             if group.main:  # first: what is missing is said before anything is drawn
+                parts.lock()
                 _ = self.reference
             parts.fill(network, vae, sampling, options, group)
             group.wait()
@@ -172,7 +173,15 @@ class Parts:
         self.preview = target.with_name(f"{target.stem}.png")
         self.extractor, self.need, self.crop, self.num = extractor, need, judging.crop, num
         self.kept = sorted(need.moments | need.rows | ({"logits"} if need.score else set()))
+        self._lock: int | None = None
         self.parts = [range(k, min(k + judging.batch, num)) for k in range(0, num, judging.batch)]
+
+    def lock(self) -> None:
+        """Keep others from drawing the same; the lock goes with the process."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.folder, os.O_RDONLY)
+        if not try_lock(self._lock):
+            raise SetupError(f"another evaluation is filling {self.folder}: wait for it")
 
     def file(self, part: range) -> Path:
         return self.folder / f"{part.start:08d}.safetensors"
@@ -254,6 +263,9 @@ class Parts:
     def remove(self) -> None:
         """Features that are no longer needed, also those that a kill left behind."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
 def known(file: Path, asked: dict[str, Any]) -> dict[str, Any] | None:

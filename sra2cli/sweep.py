@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sra2cli import console, pictures, processes
+from sra2cli.errors import SetupError
 from sra2cli.files import write_atomically
 from sra2cli.generate import Sampling
 from sra2cli.run import Run
@@ -84,7 +85,11 @@ def judge(
     """
     with processes.group(device) as group:
         source, options = at_step(source, options)
-        newest = group.share(newest_step(source) if group.main else None)
+        if options.step is not None and any(point.step is not None for point in wanted):
+            raise SetupError("give the step once: RUN@STEP or --step")
+        if options.step is None and any(point.step is None for point in wanted):
+            newest = group.share(newest_step(source) if group.main else None)
+            options = replace(options, step=newest)
         network_judge = NetworkJudge(judging, group)
         rows = []
         for point in wanted:
@@ -94,7 +99,7 @@ def judge(
                 source,
                 num=num,
                 sampling=point.sampling,
-                options=replace(options, step=newest if step is None else step),
+                options=replace(options, step=step),
                 out=out,
             )
             rows.append({"point": point.name, "value": point.value, **row})

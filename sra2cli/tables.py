@@ -199,14 +199,14 @@ def plot(table: Mapping[str, Any], path: Path) -> None:
 
 
 def write(table: dict[str, Any], out: Path) -> list[str]:
-    """NAME.md, .csv, .json and .png in a folder; their names."""
+    """NAME.md, .csv, .json and .png in a folder; their names. Nothing while there is no result."""
+    if not any(row["metrics"] for row in table["rows"]):
+        return []
     out.mkdir(parents=True, exist_ok=True)
     stem = out / table["name"]
     texts = {".md": markdown(table), ".csv": as_csv(table), ".json": json.dumps(table, indent=1)}
     for suffix, text in texts.items():
         write_atomically(stem.with_suffix(suffix), text.rstrip("\n") + "\n")
     files = [str(stem.with_suffix(suffix)) for suffix in texts]
-    if any(row["metrics"] for row in table["rows"]):
-        plot(table, stem.with_suffix(".png"))
-        files.append(str(stem.with_suffix(".png")))
-    return files
+    plot(table, stem.with_suffix(".png"))
+    return [*files, str(stem.with_suffix(".png"))]

@@ -94,7 +94,7 @@ def _rows(methods: Sequence[str], setting: Setting, batch: int) -> list[dict[str
         store = make_store(
             Path(scratch), recipe_at(setting, "sit", batch), max(64, batch), features=stored
         )
-        base = Subject("sit", setting, batch, store)
+        base, turns = Subject("sit", setting, batch, store), []
         total = (setting.rounds + 1) * len(others)
         with console.progress(f"measure {setting.model}", total, unit="rounds") as bar:
             for method in others:
@@ -105,12 +105,11 @@ def _rows(methods: Sequence[str], setting: Setting, batch: int) -> list[dict[str
                     if number:  # the first compiles, and warms up
                         rounds.append(found)
                     bar.advance(note=NAMES[method])
-                if not rows:
-                    rows.append(base.row([r["sit"] for r in rounds], [r["sit"] for r in rounds]))
+                turns += [r["sit"] for r in rounds]
                 rows.append(subject.row([r[method] for r in rounds], [r["sit"] for r in rounds]))
                 del subject
                 release()
-    return rows
+        return [base.row(turns, turns), *rows]
 
 
 class Subject:

@@ -5,6 +5,7 @@ z = (mean + std * xi - shift) * scale.
 """
 
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from sra2cli.files import weights_fingerprint
 
 PACKAGED = {"digits": Path(__file__).parent / "assets" / "digits-vae"}
 ENCODES = ("encoder.", "quant_conv.")  # the weights that decide the moments
+DECODES = ("decoder.", "post_quant_conv.")
 Rounding = Literal["truncate", "nearest"]
 EncodePrecision = Literal["fp32", "bf16", "fp16"]
 
@@ -61,6 +63,11 @@ class Vae:
         for part in (model.encoder, model.quant_conv):  # NHWC is faster, as the images are
             if part is not None:
                 part.to(dtype=self.dtype, memory_format=torch.channels_last)
+
+    @cached_property
+    def decoder(self) -> str:
+        """Hash of post_quant_conv and decoder, which decide the images."""
+        return weights_fingerprint(self.model.state_dict(), DECODES)
 
     def check_store(self, fingerprint: str, made_with: str, of: str) -> None:
         """Refuse a store, named by `of`, that another encoder made."""

@@ -27,6 +27,12 @@ def test_counts_of_every_size_are_golden(run_sra2):
         heads = golden["sra2_head_5"]["params"]
         assert rows["sra2"]["head_parameters"] == pytest.approx(heads, **close)
         assert rows["repa-stored"]["external_parameters"] == 0
+        for method, key, part in [
+            ("repa", "external_parameters", "dinov2_b14_224"),
+            ("repa", "head_parameters", "repa_projector"),
+            ("sra", "head_parameters", "sra_head"),
+        ]:
+            assert rows[method][key] == pytest.approx(golden[part]["params"], **close)
 
 
 def test_the_papers_numbers_stand_beside_ours(run_sra2):
@@ -74,6 +80,8 @@ def test_an_order_that_is_not_that_of_the_macs_is_said():
     (line,) = cost.orders([*rows[:2], row("repa", 21, 3, 1)])
     assert "SRA 2 took longer than REPA" in line and "beyond the spread" in line
     (line,) = cost.orders([row("sra2", 4, 6, 5), row("repa", 21, 3, 1)])
+    assert "within the spread" in line
+    (line,) = cost.orders([row("sit", 0, 0, 0), row("repa-stored", 2, -0.5, 2)])
     assert "within the spread" in line
 
 

@@ -54,6 +54,7 @@ def test_what_cannot_be_shown_is_refused(run_sra2, run, tmp_path):
     assert "blocks 1..4, no 9" in one_line(run_sra2("figures", "pca", run, "--blocks", "9"), 2)
     assert "numbers in [0, 1]" in one_line(run_sra2("figures", "pca", run, "--times", "2"), 2)
     assert "images 0..95, no 96" in one_line(run_sra2("figures", "pca", run, "--index", 96), 2)
+    assert "--out is a .png" in one_line(run_sra2("figures", "pca", run, "--out", "x.txt"), 2)
     assert "needs 8 images" in one_line(run_sra2("figures", "probe", run, "--num", 5), 2)
     assert "no image x.png" in one_line(run_sra2("figures", "pca", run, "--image", "x.png"), 2)
     checkpoint = run / "checkpoints" / "step-00000004" / "ema.safetensors"

@@ -5,7 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
-from sra2cli.cli.app import Device, Json, Offline, Processes, app, one_of, user_errors
+from sra2cli.cli.app import (
+    Device,
+    Json,
+    Offline,
+    Processes,
+    app,
+    one_of,
+    pick_device,
+    user_errors,
+)
 from sra2cli.errors import SetupError
 
 AXES = ("depth", "timesteps", "objective", "lambda", "mlp")
@@ -60,6 +69,9 @@ def ablate(
     ] = None,
     solver: Annotated[str | None, typer.Option(help="As in `sample`.")] = None,
     steps: Annotated[int | None, typer.Option(help="Solver steps, as in `sample`.")] = None,
+    vae: Annotated[
+        str | None, typer.Option(help="Decode samples with it; default: the store's.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the cells and what they will take.")
     ] = False,
@@ -97,7 +109,8 @@ def ablate(
             preset=preset,
             solver=solver,
             steps=steps,
-            device=device,
+            device=None if device is None else pick_device(device),
+            vae=vae,
             processes=processes,
             offline=offline,
         )
@@ -131,7 +144,7 @@ def read_shard(text: str) -> tuple[int, int]:
 
 def read_steps(text: str | None) -> list[int]:
     try:
-        return [] if text is None else [int(part.replace("_", "")) for part in text.split(",")]
+        return [] if text is None else sorted({int(part) for part in text.split(",")})
     except ValueError:
         raise SetupError(f"--step takes steps with commas between them, not '{text}'") from None
 

@@ -90,6 +90,10 @@ def show_measured(result: dict[str, Any]) -> None:
     )
     header, cells = room.training_header(rows), room.training_cells(rows)
     console.print_table("training steps, the same", header, cells)
+    console.say(
+        "percentages are against SiT's turns in the same rounds; the methods' own times were "
+        "taken one after the other"
+    )
     console.say("REPA's encoder: " + found["repa_encoder"])
     for line in found["order"]:
         console.warn(f"not in the order of MACs: {line}")

@@ -41,6 +41,7 @@ def pca(
 ) -> None:
     """The paper's Figure 2: VAE feature and tokens over blocks and noise levels, by PCA."""
     with user_errors():
+        check_png(out)
         from sra2cli import figures as room
         from sra2cli.sample import Options
 
@@ -70,6 +71,7 @@ def probe(
 ) -> None:
     """How well tokens predict the VAE feature: a linear probe of each block and noise level."""
     with user_errors():
+        check_png(out)
         from sra2cli import figures as room
         from sra2cli.sample import Options
 
@@ -86,6 +88,11 @@ def probe(
             show(found, json, "probe")
             return
         show_probe(found)
+
+
+def check_png(out: Path | None) -> None:
+    if out is not None and out.suffix.lower() != ".png":
+        raise SetupError(f"--out is a .png, not {out}")
 
 
 def read_times(text: str) -> tuple[float, ...]:
