@@ -6,16 +6,25 @@ plots are made from OUT/results alone.
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sra2cli import axes, console, paper, tables
-from sra2cli.axes import AXES, Row
-from sra2cli.cells import Cell, Judged
+from sra2cli.axes import AXES
+from sra2cli.cells import Judged
 from sra2cli.errors import DataError, SetupError, UserError
+from sra2cli.grid import (
+    Cells,
+    check_there,
+    common_steps,
+    given,
+    grid,
+    of_shard,
+    refuse_others,
+    results_of,
+)
 from sra2cli.jobs import run_cells
 from sra2cli.objective import build_heads
 from sra2cli.plan import plan
@@ -36,9 +45,6 @@ from sra2cli.protocol import (
 )
 from sra2cli.run import Run, command_line
 from sra2cli.settings import Recipe
-from sra2cli.store import Store
-
-Cells = dict[tuple[str, int], Cell]  # by name and seed
 
 
 def ablate(
@@ -74,7 +80,8 @@ def ablate(
     check_steps(steps, base)
     judged = judging(base, how, steps)
     with store_for(base, how, data, out, dry_run=dry_run) as store:
-        cells = grid([row for found in rows.values() for row in found], base, how, store, out)
+        cells = grid([row for found in rows.values() for row in found], base, how.seeds, store, out)
+        refuse_others(cells)
         if dry_run:
             return planned(cells, judged, base, how)
         failed = carry_out(cells, judged, base, how)
@@ -109,7 +116,8 @@ def iterations(
     check_steps(chosen, base)
     judged = judging(base, how, chosen)
     with store_for(base, how, data, out, dry_run=dry_run) as store:
-        cells = grid([axes.baseline(base), axes.own(base)], base, how, store, out)
+        cells = grid([axes.baseline(base), axes.own(base)], base, how.seeds, store, out)
+        refuse_others(cells)
         if dry_run:
             return planned(cells, judged, base, how)
         failed = carry_out(cells, judged, base, how)
@@ -128,7 +136,9 @@ def iterations_of(
     """
     cells = given(runs, out)
     base = Run(runs[0]).recipe
-    judged = judging(base, how, list(steps) or common_steps(runs))
+    chosen = list(steps) or common_steps(runs)
+    check_there(runs, chosen)
+    judged = judging(base, how, chosen)
     if dry_run:
         return planned(cells, judged, base, how)
     failed = carry_out(cells, judged, base, how)
@@ -159,44 +169,10 @@ def over_steps(
     return finished({"iterations": table}, cells, judged, out, failed)
 
 
-def grid(rows: Sequence[Row], base: Recipe, how: How, store: Store, out: Path) -> Cells:
-    """A cell for each row and seed; seed by seed, so that a first table is there early."""
-    sums = str(store.checksums)
-    return {
-        (row.cell, seed): Cell(
-            f"{row.cell}-seed{seed}", replace(row.recipe, seed=seed), store.path, sums, out
-        )
-        for seed in range(base.seed, base.seed + how.seeds)
-        for row in rows
-    }
-
-
-def given(runs: Sequence[Path], out: Path) -> Cells:
-    """Runs that are there, by their folder names; by their whole paths where those are alike."""
-    names = [path.name for path in runs]
-    found: Cells = {}
-    for path in runs:
-        name = path.name if names.count(path.name) == 1 else str(path)
-        run = Run(path)
-        sums = str(run.about["store"]["checksums"])
-        cell = Cell(name.replace("/", "-"), run.recipe, None, sums, out, folder=path)
-        found[name, run.recipe.seed] = cell
-    return found
-
-
-def common_steps(runs: Sequence[Path]) -> list[int]:
-    """Steps of which every run has a checkpoint."""
-    of = [{int(p.name[5:]) for p in Run(path).checkpoints()} for path in runs]
-    steps = sorted(set.intersection(*of))
-    if not steps:
-        raise SetupError("the runs have no checkpoint of the same step: choose some with --step")
-    return steps
-
-
 def carry_out(cells: Cells, judged: Judged, base: Recipe, how: How) -> dict[str, UserError]:
     """Run this shard's cells that have no result; what failed, and why."""
     at = slots(base, how)
-    mine = [cell for cell in of_shard(cells, how) if not cell.done(judged)]
+    mine = [cell for cell in of_shard(cells, *how.shard) if not cell.done(judged)]
     if not mine:
         return {}
     console.say(
@@ -204,17 +180,6 @@ def carry_out(cells: Cells, judged: Judged, base: Recipe, how: How) -> dict[str,
         f"logs in {mine[0].out / 'logs'}"
     )
     return run_cells(mine, judged, common=common_options(base, how), slots=at)
-
-
-def of_shard(cells: Cells, how: How) -> list[Cell]:
-    number, count = how.shard
-    return list(cells.values())[number - 1 :: count]
-
-
-def results_of(name: str, cells: Cells, judged: Judged, step: int) -> list[dict[str, Any]]:
-    """What was found at a step, for each seed that is there."""
-    of = [cell.found(judged) for (other, _), cell in cells.items() if other == name]
-    return [found[step] for found in of if step in found]
 
 
 def finished(
@@ -262,9 +227,10 @@ def planned(cells: Cells, judged: Judged, base: Recipe, how: How) -> dict[str, A
     torch.set_num_threads(int(at[0].get("OMP_NUM_THREADS", threads)))
     listed, timed = [], {}
     try:
-        for cell in of_shard(cells, how):
+        for cell in of_shard(cells, *how.shard):
             done = cell.done(judged)
-            steps = 0 if done or cell.data is None else cell.recipe.train.steps - cell.steps_done()
+            todo = max(0, cell.recipe.train.steps - cell.steps_done())
+            steps = 0 if done or cell.data is None else todo
             method = cell.recipe.method
             if steps and cell.data is not None and method not in timed:
                 device = device_of(base, how)

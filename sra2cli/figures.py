@@ -86,7 +86,8 @@ def pca(
         images = [vae.decode(x)[0], *(as_image(colours, side) for colours in shown)]
         rows.append((f"t = {t:g}", images))
     name = title_of(source, network)
-    file = out or default_file(source, network, "pca")
+    stem = "-".join(Path(latents.names[0]).with_suffix("").parts[-2:])
+    file = out or default_file(source, network, f"pca-{stem}")
     file.parent.mkdir(parents=True, exist_ok=True)
     columns = ["decoded x_t", *(f"block {b}" for b in blocks)]
     pictures.pca_sheet(f"{name}: {latents.names[0]}", top, rows, columns, file)
@@ -152,7 +153,8 @@ def probe(
         files.append(default_file(source, network, "probe"))
         panels.append((name, [INPUT, *blocks], table))
         results.append({"source": name, "store": str(store.path), "images": count, "rows": table})
-    file = out or (files[0] if len(files) == 1 else Path("probe.png"))
+    together = "-".join(["probe", *(source.name for source in sources)]).replace("@", "-")
+    file = out or (files[0] if len(files) == 1 else files[0].with_name(f"{together}.png"))
     file.parent.mkdir(parents=True, exist_ok=True)
     pictures.probe_sheet(panels, file)
     numbers = file.with_suffix(".json")
@@ -214,6 +216,8 @@ def images_of(
 ) -> tuple[Latents, Latents]:
     """The image that is shown, and those that decide the components."""
     source, _ = at_step(source, what.options)
+    if label is not None and image is None:
+        raise SetupError("--label is the class of --image")
     classes = network.model.config.classes
     if image is not None:
         shown = encoded(image, vae, network, label)

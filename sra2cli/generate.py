@@ -57,8 +57,8 @@ class Sampling:
             raise SetupError("--last-step lies between 0 and 1")
         if not 0 <= self.interval[0] < self.interval[1] <= 1:
             raise SetupError("--interval is a:b with 0 <= a < b <= 1")
-        if not math.isfinite(self.cfg):
-            raise SetupError("--cfg must be a finite number")
+        if not math.isfinite(self.cfg) or self.cfg < 0:
+            raise SetupError(f"--cfg is a number from 0, not {self.cfg:g}")
         if self.cfg_channels is not None and self.cfg_channels < 1:
             raise SetupError("--cfg-channels must be above 0")
         if self.cfg != 1.0 and not classes:

@@ -104,9 +104,9 @@ def _build(cls: Any, tree: Any, prefix: str) -> Any:
     hints = get_type_hints(cls)
     for key in tree:
         if key not in hints:
-            raise SetupError(
-                f"unknown key '{prefix}{key}'{_nearest(f'{prefix}{key}', _all_keys(Recipe))}"
-            )
+            inner = next(iter(tree[key]), "") if isinstance(tree[key], dict) else ""
+            word = f"{prefix}{key}" + (f".{inner}" if inner else "")  # optim.lr: train.lr?
+            raise SetupError(f"unknown key '{word}'{_nearest(word, _all_keys(Recipe))}")
     values = {key: _convert(hints[key], value, f"{prefix}{key}") for key, value in tree.items()}
     return cls(**values)
 
@@ -192,6 +192,8 @@ def _check(recipe: Recipe) -> None:
         settings = getattr(recipe.align, name)
         if settings is not None and not 0 <= settings.window[0] < settings.window[1] <= 1:
             raise SetupError(f"'align.{name}.window' is [a, b] with 0 <= a < b <= 1")
+        if settings is not None and settings.weight < 0:
+            raise SetupError(f"'align.{name}.weight' must not be negative")
         if settings is not None and settings.depth < 1:
             raise SetupError(f"'align.{name}.depth' counts blocks from 1")
         if settings is not None and getattr(settings, "layers", 1) < 1:

@@ -108,7 +108,8 @@ class NetworkJudge:
         vae = open_first_stage(network, options, device=group.device)
         about = describe(source, network, vae, num, sampling, options)
         asked = {**about, "source": None, **fingerprints(judging)}
-        asked |= {"network": self.extractor.fingerprint, "sra2": __version__}
+        asked |= {"metric": ",".join(self.names), "network": self.extractor.fingerprint}
+        asked |= {"sra2": __version__}
         name = f"{default_name(network, num, sampling, options)}-{digest_of(asked)}"
         file = (out or results_folder(network)) / f"{name}.json"
         labels = labels_of(range(num), sampling, about["classes"])
@@ -120,34 +121,43 @@ class NetworkJudge:
             for warning in row["warnings"]:
                 console.warn(warning)
         else:
-            if group.main:  # first: what is missing is said before anything is drawn
-                parts.lock()
-                _ = self.reference
-            parts.fill(network, vae, sampling, options, group)
-            group.wait()
-            if group.main:
-                fake, seen = parts.collect(str(source), labels)
-                result = result_of(
-                    seen,
-                    fake,
-                    self.extractor,
-                    self.reference,
-                    self.names,
-                    labels=labels,
-                    how=about,
-                    left_out=self.left_out,
-                    crop=judging.crop,
-                    batch=judging.batch,
-                    distances=judging.distances,
-                    device=group.device,
-                )
-                row = {**result, "file": str(file), "asked": asked}
-                write_atomically(file, json.dumps(row, indent=1) + "\n")
+            try:
+                if group.main:
+                    parts.lock()
+                    _ = self.reference  # first: what is missing is said before anything is drawn
+                parts.fill(network, vae, sampling, options, group)
+                group.wait()
+                if group.main:
+                    row = self._result(parts, source, labels, about)
+                    row |= {"file": str(file), "asked": asked}
+                    write_atomically(file, json.dumps(row, indent=1) + "\n")
+            finally:
+                parts.unlock()
             row = group.share(row)
         if group.main:
             parts.remove()
         assert row is not None
         return {**row, "file": str(file)}
+
+    def _result(
+        self, parts: "Parts", source: Path, labels: list[int] | None, about: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What `evaluate` would say of the images of all parts."""
+        fake, seen = parts.collect(str(source), labels)
+        return result_of(
+            seen,
+            fake,
+            self.extractor,
+            self.reference,
+            self.names,
+            labels=labels,
+            how=about,
+            left_out=self.left_out,
+            crop=self.judging.crop,
+            batch=self.judging.batch,
+            distances=self.judging.distances,
+            device=self.group.device,
+        )
 
 
 def results_folder(network: Network) -> Path:
@@ -181,7 +191,13 @@ class Parts:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self.folder, os.O_RDONLY)
         if not try_lock(self._lock):
+            self.unlock()
             raise SetupError(f"another evaluation is filling {self.folder}: wait for it")
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def file(self, part: range) -> Path:
         return self.folder / f"{part.start:08d}.safetensors"
@@ -263,9 +279,6 @@ class Parts:
     def remove(self) -> None:
         """Features that are no longer needed, also those that a kill left behind."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
 
 
 def known(file: Path, asked: dict[str, Any]) -> dict[str, Any] | None:

@@ -14,10 +14,11 @@ from sra2cli import console, pictures, processes
 from sra2cli.errors import SetupError
 from sra2cli.files import write_atomically
 from sra2cli.generate import Sampling
-from sra2cli.run import Run
+from sra2cli.run import Run, folder_name
 from sra2cli.sample import Options, at_step
 from sra2cli.streaming import Judging, NetworkJudge, digest_of
 
+NEWEST = "newest"
 NUMBERS = ("training step", "guidance scale", "solver steps")  # what can be an axis of a plot
 
 
@@ -52,7 +53,7 @@ def points(
         itertools.product(checkpoints, cfgs, intervals, solver_steps)
     ):
         shown: dict[str, tuple[str, float]] = {
-            "training step": ("newest" if step is None else f"{step:,}", step or 0),
+            "training step": (NEWEST if step is None else f"{step:,}", step or 0),
             "guidance scale": (f"{cfg:g}", cfg),
             "guidance interval": (f"{interval[0]:g}:{interval[1]:g}", interval[1]),
             "solver steps": (str(steps), steps),
@@ -90,11 +91,13 @@ def judge(
         if options.step is None and any(point.step is None for point in wanted):
             newest = group.share(newest_step(source) if group.main else None)
             options = replace(options, step=newest)
+        refuse_early(source, wanted, options)
         network_judge = NetworkJudge(judging, group)
         rows = []
         for point in wanted:
-            console.say(f"{swept} {point.name}")
             step = options.step if point.step is None else point.step
+            name = f"{step:,}" if point.name == NEWEST and step is not None else point.name
+            console.say(f"{swept} {name}")
             row = network_judge.judge(
                 source,
                 num=num,
@@ -102,7 +105,7 @@ def judge(
                 options=replace(options, step=step),
                 out=out,
             )
-            rows.append({"point": point.name, "value": point.value, **row})
+            rows.append({"point": name, "value": point.value, **row})
         out = Path(rows[0]["file"]).parent
         stem = f"{swept.replace(' ', '-')}-{digest_of({'files': [row['file'] for row in rows]})}"
         plot = out / f"{stem}.png" if len(rows) > 1 else None
@@ -111,6 +114,18 @@ def judge(
                 draw_plot(rows, swept, plot)
             write_atomically(out / f"{stem}.json", json.dumps(rows, indent=1) + "\n")
     return {"rows": rows, "plot": plot and str(plot), "file": str(out / f"{stem}.json")}
+
+
+def refuse_early(source: Path, wanted: Sequence[Point], options: Options) -> None:
+    """What a later point would stumble over, when the ones before it have taken hours."""
+    if not (source / "recipe.yaml").is_file():
+        return
+    run = Run(source)
+    for point in wanted:
+        point.sampling.check(run.recipe.data.classes)
+        step = options.step if point.step is None else point.step
+        if step is not None and not (run.path / "checkpoints" / folder_name(step)).is_dir():
+            run.checkpoint(step)  # says which there are
 
 
 def newest_step(source: Path) -> int | None:
@@ -126,5 +141,6 @@ def draw_plot(rows: Sequence[dict[str, Any]], swept: str, path: Path) -> None:
     if swept in NUMBERS:
         rows = sorted(rows, key=lambda row: float(row["value"]))
     xs = [row["value"] for row in rows] if swept in NUMBERS else None
+    names += ["accuracy"] if all("accuracy" in row for row in rows) else []
     panels = [(name, [row[name] for row in rows]) for name in names]
     pictures.swept(panels, path, x=swept, labels=[row["point"] for row in rows], xs=xs)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sra2cli import clock
 from sra2cli.clock import Purpose
-from sra2cli.errors import SetupError
+from sra2cli.errors import DataError, SetupError
 from sra2cli.images import read_image
 from sra2cli.networks import Network
 from sra2cli.path import interpolate
@@ -79,8 +79,11 @@ def encoded(file: Path, vae: Vae, network: Network, label: int | None) -> Latent
     if not file.is_file():
         raise SetupError(f"no image {file}")
     config = network.model.config
-    image = read_image(file, config.latent * vae.factor)
-    moments = vae.encode(torch.from_numpy(image)[None])
+    try:
+        image = read_image(file, config.latent * vae.factor)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from None
+    moments = vae.encode(torch.from_numpy(image.copy())[None])
     z = scaled_latents(moments, None, scale=vae.scale, shift=vae.shift).cpu()
     if label is not None and not 0 <= label < max(config.classes, 1):
         raise SetupError(f"--label: there is no class {label}; classes are 0..{config.classes - 1}")

@@ -151,8 +151,10 @@ def test_dry_run_lists_the_cells(run_sra2, ablation):
         "sra2-depth1-seed1": 4,
         "sra2-seed1": 4,
     }
-    other = json.loads(run_sra2(*command, "--set", "train.lr=1e-4", "--dry-run", "--json").stdout)
-    assert not any(cell["done"] for cell in other["cells"])  # results of other settings
+    other = json.loads(run_sra2(*command, "--num", 21, "--dry-run", "--json").stdout)
+    assert not any(cell["done"] for cell in other["cells"])  # judged otherwise
+    refused = one_line(run_sra2(*command, "--set", "train.batch=16", "--dry-run"), 2)
+    assert "trained with other settings (differs in train.batch)" in refused
     shards = []
     for shard in ("1/2", "2/2"):
         options = ["--values", "1,2", "--seeds", 2, "--shard", shard, "--dry-run", "--json"]
@@ -193,6 +195,8 @@ def test_what_does_not_fit_is_refused(run_sra2, digits_store, tmp_path, monkeypa
         (["depth", "--recipe", "digits-sit"], "aligns with nothing"),
         (["depth", "x", *small], "runs are for"),
         (["iterations", "x"], "not a run folder"),
+        (["iterations", "x@5"], "give runs without a step"),
+        (["lambda", *small, "--values", "-1"], "must not be negative"),
         (["depth", *small, "--metrics", "fid"], "Give --ref"),
         (["depth", "--data", digits_store, *digits], "the recipe wants"),
     ]:

@@ -89,6 +89,8 @@ def test_what_does_not_fit_is_refused(run_sra2, tmp_path):
     assert "--model" in one_line(run_sra2("cost", "--model", "XXL/2", "--no-measure"), 2)
     assert "multiple of 16" in one_line(run_sra2("cost", "--resolution", 250, "--no-measure"), 2)
     assert "--baseline" in one_line(run_sra2("cost", "--baseline", "dit"), 2)
+    useless = ["cost", "--no-measure", "--batch", 3]
+    assert "--batch is for what is measured" in one_line(run_sra2(*useless), 2)
     assert "no file" in one_line(run_sra2("cost", "--show", "x.json"), 2)
     (tmp_path / "x.json").write_text("{}")
     assert "not a result" in one_line(run_sra2("cost", "--show", "x.json"), 1)

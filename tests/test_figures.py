@@ -24,7 +24,8 @@ def test_pca_of_a_run_and_of_a_file(run_sra2, run, digits_folder):
     assert process.returncode == 0, process.stderr
     found = json.loads(process.stdout)
     assert found["blocks"] == [1, 2, 3, 4] and found["times"] == [0.2, 0.8]
-    assert found["picture"] == str(run / "figures" / "pca-step0000004.png")
+    name = found["image"].replace("/", "-").removesuffix(".png")
+    assert found["picture"] == str(run / "figures" / f"pca-{name}-step0000004.png")
     with Image.open(found["picture"]) as picture:
         assert picture.width > 600 and len(set(picture.convert("RGB").getdata())) > 100
     file = next(digits_folder.glob("3/*.png"))

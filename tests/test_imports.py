@@ -15,7 +15,7 @@ FLOORS = [  # lowest first; rooms of one floor do not import each other
     {"objective", "run", "generate", "checkpoints", "decoding", "imagesets", "inception", "scores"},
     {"batches", "counting", "encoding", "inspect_store", "run_writer", "networks", "reference"}
     | {"axes", "cells"},
-    {"engine", "watch", "stopping", "caveats", "judging", "tables", "tokens", "jobs"},
+    {"engine", "watch", "stopping", "caveats", "judging", "tables", "tokens", "jobs", "grid"},
     {"extract", "train", "sample", "evaluate", "plan", "trial"},
     {"demo", "compare", "streaming", "protocol", "timing"},
     {"sweep", "ablate", "cost", "figures"},

@@ -14,6 +14,8 @@ import torch
 from conftest import one_line
 from safetensors.torch import load_file
 
+from sra2cli import demo
+
 STEPS = 12
 SETTINGS = ["train.batch=8", "log.every=5", "log.save_every=4", f"train.steps={STEPS}"]
 SETS = [part for setting in SETTINGS for part in ("--set", setting)]
@@ -208,8 +210,10 @@ def test_real_digits_are_their_own_reference(run_sra2, digits_folder):
     assert result["fd-digits"] == pytest.approx(0, abs=1e-4)
 
 
-def test_demo_end_to_end_small(run_sra2, tmp_path):
-    """Six steps instead of 2,400; all files there, run again does nothing twice."""
+def test_demo_end_to_end_small(run_sra2, tmp_path, monkeypatch):
+    """Six steps instead of 2,400, fewer samples; all files there, run again does nothing twice."""
+    monkeypatch.setattr(demo, "JUDGED_COUNT", 70)
+    monkeypatch.setattr(demo, "SHOWN_COUNT", 20)
     first = run_sra2("demo", "--steps", 6)
     assert first.returncode == 0, first.stderr
     out = tmp_path / "runs" / "demo"

@@ -1,6 +1,7 @@
 """sra2 eval RUN: drawing and judging over settings, resumable."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -75,6 +76,13 @@ def test_what_does_not_fit_is_refused(run_sra2, run, digits_folder):
     assert "--save-stats is for samples" in one_line(
         run_sra2("eval", run, "--save-stats", "a.npz"), 2
     )
+    few = ["--num", 4, "--metrics", "fd-digits"]
+    before = set((run / "evals").glob("*"))
+    refused = one_line(run_sra2("eval", run, "--step", "2,7", *few), 2)  # before 2 is drawn
+    assert "no checkpoint of step 7" in refused and set((run / "evals").glob("*")) == before
+    assert "give the step once" in one_line(run_sra2("eval", f"{run}@2", "--step", 4, *few), 2)
+    assert "--cfg is a number from 0" in one_line(run_sra2("eval", run, "--cfg", "1,-1", *few), 2)
+    assert "no run, checkpoint or samples at x" in one_line(run_sra2("eval", "x", *few), 2)
     assert "no checkpoint of step 7" in one_line(
         run_sra2("eval", run, "--step", "7", "--num", 4, "--metrics", "fd-digits"), 2
     )
@@ -117,6 +125,26 @@ def test_killed_while_judging(run, tmp_path, kills, processes):
     assert not list(out.glob("*.partial"))
     pictures = [next(folder.glob("*seed3-*.png")) for folder in (out, tmp_path / "whole")]
     assert pictures[0].read_bytes() == pictures[1].read_bytes()
+
+
+def test_one_evaluation_of_a_kind_at_a_time(run_sra2, run, tmp_path, monkeypatch):
+    from sra2cli import streaming
+
+    held = []
+    lock = streaming.Parts.lock
+
+    def keep(parts: streaming.Parts) -> None:
+        lock(parts)
+        held.append(os.dup(parts._lock or 0))  # as another process would hold it
+
+    monkeypatch.setattr(streaming.Parts, "lock", keep)
+    monkeypatch.setattr(streaming.Parts, "fill", lambda *a: sys.exit(9))
+    draw = ["eval", run, "--num", 8, "--steps", 2, "--out", tmp_path / "e"]
+    assert run_sra2(*draw).returncode == 9
+    monkeypatch.undo()
+    assert "another evaluation is filling" in one_line(run_sra2(*draw), 2)
+    os.close(held[0])
+    assert run_sra2(*draw).returncode == 0
 
 
 def test_a_damaged_part_is_named(run_sra2, run, tmp_path, monkeypatch):

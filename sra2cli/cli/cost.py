@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from sra2cli.cli.app import Device, Json, app, one_of, pick_device, user_errors
+from sra2cli.errors import SetupError
 
 
 @app.command()
@@ -39,15 +40,20 @@ def cost(
     """What alignment costs: parameters and GMACs counted, time and memory measured (Table 5)."""
     with user_errors():
         one_of("--baseline", baseline, ("repa", "sra", "sit", "all"))
+        given = {"--measured-model": measured_model, "--batch": batch, "--rounds": rounds}
+        useless = next((name for name, value in given.items() if value is not None), None)
+        if useless is not None and (show is not None or not measure):
+            raise SetupError(f"{useless} is for what is measured here")
         from sra2cli import console
         from sra2cli import cost as room
 
         if show is not None:
             result = room.load_result(show)
         else:
+            device = pick_device(device)
             rows = room.counted(model, room.methods_with(baseline), resolution=resolution)
             if not json:  # at once; measuring takes minutes
-                show_counted(rows, model)
+                show_counted(rows, model, resolution)
             result = room.cost(
                 rows,
                 model,
@@ -56,25 +62,28 @@ def cost(
                 measured_model=measured_model,
                 batch=batch,
                 rounds=rounds,
-                device=pick_device(device),
+                device=device,
                 out=out,
             )
         if json:
             console.print_json(result)
             return
         if show is not None:
-            show_counted(result["counted"], result["model"])
+            show_counted(result["counted"], result["model"], result["resolution"])
         show_measured(result)
-        if result["file"] is not None:
+        if show is None and result["file"] is not None:
             console.say(f"written: {result['file']}")
 
 
-def show_counted(rows: list[dict[str, Any]], model: str) -> None:
+def show_counted(rows: list[dict[str, Any]], model: str, resolution: int) -> None:
+    """The paper's column beside what the paper counted alone: XL/2 at 256 px."""
     from sra2cli import console
     from sra2cli import cost as room
 
-    title = f"counted: {model}, parameters and GMACs of a forward pass (the paper's GFLOPs)"
-    console.print_table(title, room.COUNTED, room.counted_cells(rows))
+    title = f"counted: {model}, {resolution} px, GMACs of a forward pass (the paper's GFLOPs)"
+    shown = len(room.COUNTED) - ((model, resolution) != ("XL/2", 256))
+    cells = [row[:shown] for row in room.counted_cells(rows)]
+    console.print_table(title, room.COUNTED[:shown], cells)
 
 
 def show_measured(result: dict[str, Any]) -> None:

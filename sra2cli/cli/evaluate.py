@@ -112,6 +112,8 @@ def evaluate(
             "batch": batch,
         }
         if not is_network(samples):
+            if not samples.exists() and not any(c in samples.name for c in "*?["):
+                raise SetupError(f"no run, checkpoint or samples at {samples}")
             given: dict[str, Any] = {
                 "--num": num,
                 "--preset": preset,
@@ -195,7 +197,7 @@ T = TypeVar("T")
 def listed(option: str, text: str | None, read: Callable[[str], T]) -> list[T]:
     """Values between commas, or SetupError."""
     try:
-        return [] if text is None else [read(part) for part in text.split(",")]
+        return [] if text is None else list(dict.fromkeys(read(part) for part in text.split(",")))
     except ValueError:
         raise SetupError(f"{option} takes values with commas between them, not '{text}'") from None
 
@@ -207,9 +209,18 @@ def show_sweep(found: dict[str, Any], as_json: bool, swept: str) -> None:
     if as_json:
         console.print_json(found)
         return
-    names = found["rows"][0]["settings"]["metrics"]
-    rows = [(row["point"], *(f"{row[n]:.4f}" for n in names)) for row in found["rows"]]
-    console.print_table(f"{found['rows'][0]['count']:,} samples a point", (swept, *names), rows)
+    names = list(found["rows"][0]["settings"]["metrics"])
+    told = all("accuracy" in row for row in found["rows"])
+    rows = [
+        (
+            row["point"],
+            *(f"{row[n]:.4f}" for n in names),
+            *([f"{row['accuracy']:.1%}"] if told else []),
+        )
+        for row in found["rows"]
+    ]
+    header = (swept, *names, *(["accuracy"] if told else []))
+    console.print_table(f"{found['rows'][0]['count']:,} samples a point", header, rows)
     console.say(
         f"results: {found['file']}" + (f"   plot: {found['plot']}" if found["plot"] else "")
     )

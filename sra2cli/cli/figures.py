@@ -19,7 +19,7 @@ Step = Annotated[int | None, typer.Option(help="Checkpoint of this step; default
 Times = Annotated[str, typer.Option(help="Noise levels t, with commas; 0 is data, 1 noise.")]
 Blocks = Annotated[str | None, typer.Option(help="Blocks, with commas.")]
 Seed = Annotated[int, typer.Option(help="Of the noise.", min=0, max=2**63 - 2)]
-Out = Annotated[Path | None, typer.Option(help="The PNG. Default: RUN/figures/.")]
+Out = Annotated[Path | None, typer.Option(help="The PNG. Default: in RUN/figures/.")]
 
 
 @figures.command()
