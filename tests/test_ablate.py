@@ -203,6 +203,7 @@ def test_what_does_not_fit_is_refused(run_sra2, digits_store, tmp_path, monkeypa
         assert said in one_line(run_sra2("ablate", *arguments), 2)
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_says_why_and_where(tmp_path, digits_store):
     out = tmp_path / "out"
     blocked = out / "runs" / "sit-seed0"

@@ -188,7 +188,7 @@ def test_sample_refuses(run_sra2, digits_store, tmp_path):
         (["--step", 7], "has no checkpoint of step 7 (there are: 2)"),
         (["--steps", 1], "--steps 1 is too few"),
         (["--num", 0], "must be above 0"),
-        (["--cfg", "nan"], "--cfg must be a finite number"),
+        (["--cfg", "nan"], "--cfg is a number from 0, not nan"),
         (["--cfg-channels", 0], "--cfg-channels must be above 0"),
     ]:
         assert message in one_line(run_sra2("sample", "run", *arguments), 2)
@@ -199,7 +199,7 @@ def test_sample_refuses(run_sra2, digits_store, tmp_path):
 
 
 def test_eval_refuses(run_sra2, tmp_path):
-    assert "no samples folder" in one_line(run_sra2("eval", "nothing"), 2)
+    assert "no run, checkpoint or samples at nothing" in one_line(run_sra2("eval", "nothing"), 2)
     (tmp_path / "s").mkdir()
     assert "no images in s" in one_line(run_sra2("eval", "s"), 2)
     assert "unknown metric 'fid2'" in one_line(run_sra2("eval", "s", "--metric", "fid2"), 2)
