@@ -146,7 +146,7 @@ def iterations_of(
     for (name, _), cell in cells.items():
         store = Run(cell.run).about["store"]
         lines = [f"data: {store['count']:,} images of {store['path']} (paper: ImageNet)"]
-        lines += of_recipe(cell.recipe, (*OWN, *ROWS))
+        lines += of_recipe(cell.recipe, (*OWN, *ROWS, "align"))
         differs += [f"{name}: {line}" for line in lines]
     return over_steps(cells, judged, out, failed, [*differs, *of_judging(judged)])
 

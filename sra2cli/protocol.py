@@ -27,7 +27,7 @@ from sra2cli.vae import load_vae
 
 DIGITS_SAMPLES = 500
 SOLVERS = ("em", "euler", "heun")
-ROWS = ("align", "model", "train.steps")  # what the rows of Table 2 differ in
+ROWS = ("model", "train.steps")  # what the rows of Table 2 differ in, beside the method
 OWN = ("name", "seed", "log", "data.vae", "train.precision", "train.compile", "train.micro_batch")
 
 
