@@ -1,6 +1,9 @@
 """What is encoded with what: source, first stage, encoder, and how many images at a time."""
 
+import os
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from sra2cli.vae import EncodePrecision, Vae, load_vae
 
 DEFAULT_VAE = "stabilityai/sd-vae-ft-mse"
 PROBED = 4  # images the batch is probed with
+LANES = 16  # images encoded side by side on a CPU, at most: each takes memory
 IMPORTED = 64  # latents of others that are copied together
 
 
@@ -204,18 +208,61 @@ def worker_count(job: Job, group: Group) -> int:
     return default_workers(group.count, accelerator=group.device != "cpu")
 
 
-def encoded(job: Job, rows: list[range], workers: int) -> Iterator[tuple[Chunk, dict[str, Tensor]]]:
-    """Chunks and what is stored of them; one more is always under way on the device."""
-    before: tuple[Chunk, dict[str, Tensor]] | None = None
-    for chunk in decoded(job.chunks(rows), workers=workers):
+Encoded = tuple[Chunk, dict[str, Tensor]]
+
+
+def encoded(job: Job, rows: list[range], workers: int, processes: int) -> Iterator[Encoded]:
+    """Chunks and what is stored of them, in order."""
+    chunks = reachable(decoded(job.chunks(rows), workers=workers))
+    images = job.source.kind == "images"
+    if images and job.vae.device.type == "cpu" and job.info.encode_batch == 1:
+        cores = len(os.sched_getaffinity(0))
+        return side_by_side(job, chunks, max(1, min(cores // processes, LANES)))
+    return one_ahead(job, chunks)
+
+
+def reachable(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """The same; DataError where the source has vanished."""
+    for chunk in chunks:
         if chunk.gone:
             raise gone(chunk.gone)
+        yield chunk
+
+
+def one_ahead(job: Job, chunks: Iterator[Chunk]) -> Iterator[Encoded]:
+    """One more is always under way on the device."""
+    before: Encoded | None = None
+    for chunk in chunks:
         values = job.encode(chunk.values) if chunk.rows else {}
         if before is not None:
             yield before
         before = chunk, values
     if before is not None:
         yield before
+
+
+def side_by_side(job: Job, chunks: Iterator[Chunk], lanes: int) -> Iterator[Encoded]:
+    """Single images on a CPU, several at a time, each by one thread.
+
+    Faster than all threads on one image after the other, and the same bits on any number of cores.
+    """
+    threads = torch.get_num_threads()
+    waiting: deque[tuple[Chunk, Future[dict[str, Tensor]] | None]] = deque()
+    try:
+        with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for chunk in chunks:
+                future = pool.submit(job.encode, chunk.values) if chunk.rows else None
+                waiting.append((chunk, future))
+                if len(waiting) > lanes:
+                    yield _finished(*waiting.popleft())
+            while waiting:
+                yield _finished(*waiting.popleft())
+    finally:
+        torch.set_num_threads(threads)  # some libraries know one number for all threads
+
+
+def _finished(chunk: Chunk, future: Future[dict[str, Tensor]] | None) -> Encoded:
+    return chunk, {} if future is None else future.result()
 
 
 def gone(what: str) -> DataError:

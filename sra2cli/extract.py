@@ -165,7 +165,7 @@ def fill(writer: StoreWriter, job: Job, group: Group) -> None:
         written: list[Future[None]] = []
         waiting, since = Block(), time.monotonic()
         try:
-            for chunk, values in encoded(job, mine, worker_count(job, group)):
+            for chunk, values in encoded(job, mine, worker_count(job, group), group.count):
                 while len(written) > 4:
                     written.pop(0).result()
                 waiting.add(chunk, {name: value.cpu().numpy() for name, value in values.items()})

@@ -204,6 +204,8 @@ def test_processes_workers_and_batches_do_not_change_the_bytes(digits_folder, tm
         ["--workers", 0, "--batch", 16],
         ["--workers", 2, "--batch", 64],
         ["--processes", 2, "--batch", 16],
+        ["--workers", 0, "--batch", 1],
+        ["--processes", 2, "--batch", 1],
     ]
     contents = []
     for i, options in enumerate(variants):
@@ -214,6 +216,7 @@ def test_processes_workers_and_batches_do_not_change_the_bytes(digits_folder, tm
         assert run.returncode == 0, run.stderr
         contents.append(out.read_bytes())
     assert contents[0] == contents[1] == contents[2]
+    assert contents[3] == contents[4]  # alone, images take another kernel: other last digits
 
 
 def test_an_error_of_several_processes_is_one_line(tmp_path):
