@@ -24,6 +24,7 @@ from sra2cli.vae import EncodePrecision, Vae, load_vae
 
 DEFAULT_VAE = "stabilityai/sd-vae-ft-mse"
 PROBED = 4  # images the batch is probed with
+SMALL = 128  # side of images, too small for all threads on one; larger ones gain 5% at most
 LANES = 16  # images encoded side by side on a CPU, at most: each takes memory
 IMPORTED = 64  # latents of others that are copied together
 
@@ -214,8 +215,8 @@ Encoded = tuple[Chunk, dict[str, Tensor]]
 def encoded(job: Job, rows: list[range], workers: int, processes: int) -> Iterator[Encoded]:
     """Chunks and what is stored of them, in order."""
     chunks = reachable(decoded(job.chunks(rows), workers=workers))
-    images = job.source.kind == "images"
-    if images and job.vae.device.type == "cpu" and job.info.encode_batch == 1:
+    single = job.source.kind == "images" and job.info.encode_batch == 1
+    if single and job.vae.device.type == "cpu" and job.info.resolution <= SMALL:
         cores = len(os.sched_getaffinity(0))
         return side_by_side(job, chunks, max(1, min(cores // processes, LANES)))
     return one_ahead(job, chunks)
@@ -242,7 +243,7 @@ def one_ahead(job: Job, chunks: Iterator[Chunk]) -> Iterator[Encoded]:
 
 
 def side_by_side(job: Job, chunks: Iterator[Chunk], lanes: int) -> Iterator[Encoded]:
-    """Single images on a CPU, several at a time, each by one thread.
+    """Small single images on a CPU, several at a time, each by one thread.
 
     Faster than all threads on one image after the other, and the same bits on any number of cores.
     """
