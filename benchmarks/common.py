@@ -7,12 +7,13 @@ from typing import Any
 
 from sra2cli import recipe, trial
 from sra2cli.batches import Batches
+from sra2cli.counting import METHODS
 from sra2cli.engine import Engine
 from sra2cli.run import environment
 from sra2cli.store import Store
 
+__all__ = ["METHODS", "RESULTS", "make_engine", "make_store", "write"]
 RESULTS = Path(__file__).parent / "results"
-METHODS = ("sit", "sra2", "repa-stored", "repa", "sra")  # repa: its encoder runs in the step
 
 
 def make_store(folder: Path, count: int, *, features: bool) -> Store:

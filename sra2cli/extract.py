@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from sra2cli.processes import Group
 from sra2cli.store import REJECTED, TODO, Store
 from sra2cli.store_writer import StoreWriter, partial_file
 
+Host = tuple[Chunk, dict[str, np.ndarray]]  # a chunk, and what is stored of its rows
 TOGETHER, PAUSE = 64, 1.0  # rows, or seconds, after which rows are written
 
 
@@ -163,44 +165,35 @@ def fill(writer: StoreWriter, job: Job, group: Group) -> None:
         ThreadPoolExecutor(1) as thread,
     ):
         written: list[Future[None]] = []
-        waiting, since = Block(), time.monotonic()
+        waiting: list[Host] = []
+        since = time.monotonic()
         try:
             for chunk, values in encoded(job, mine, worker_count(job, group), group.count):
                 while len(written) > 4:
                     written.pop(0).result()
-                waiting.add(chunk, {name: value.cpu().numpy() for name, value in values.items()})
-                if len(waiting) >= TOGETHER or time.monotonic() - since > PAUSE:
-                    written.append(thread.submit(waiting.write, writer))
-                    waiting, since = Block(), time.monotonic()
+                host = {name: value.cpu().numpy() for name, value in values.items()}
+                waiting.append((chunk, host))  # in one go: Ctrl-C may come anywhere
+                rows = sum(len(part) for part, _ in waiting)
+                if rows >= TOGETHER or time.monotonic() - since > PAUSE:
+                    written.append(thread.submit(write_together, writer, waiting))
+                    waiting, since = [], time.monotonic()
                 there = int((writer.state != TODO).sum()) if group.count > 1 else done + len(chunk)
                 bar.advance(there - done)
                 done = there
         finally:  # Ctrl-C too loses nothing
-            written.append(thread.submit(waiting.write, writer))
+            written.append(thread.submit(write_together, writer, waiting))
         for future in written:
             future.result()
 
 
-class Block:
-    """Chunks that are written together: each write waits for the disk twice."""
-
-    def __init__(self) -> None:
-        self.rows: list[int] = []
-        self.rejected: list[int] = []
-        self.values: dict[str, list[np.ndarray]] = {}
-
-    def __len__(self) -> int:
-        return len(self.rows) + len(self.rejected)
-
-    def add(self, chunk: Chunk, values: dict[str, np.ndarray]) -> None:
-        self.rows += chunk.rows
-        self.rejected += chunk.rejected
-        for name, rows in values.items():
-            self.values.setdefault(name, []).append(rows)
-
-    def write(self, writer: StoreWriter) -> None:
-        joined = {name: np.concatenate(parts) for name, parts in self.values.items()}
-        writer.write(self.rows, joined, self.rejected)
+def write_together(writer: StoreWriter, found: Sequence[Host]) -> None:
+    """Write chunks at once: each write waits for the disk twice."""
+    rows = [row for chunk, _ in found for row in chunk.rows]
+    rejected = [row for chunk, _ in found for row in chunk.rejected]
+    full = [values for chunk, values in found if chunk.rows]
+    names = full[0] if full else {}
+    joined = {name: np.concatenate([values[name] for values in full]) for name in names}
+    writer.write(rows, joined, rejected)
 
 
 def list_rejects(out: Path, job: Job, state: np.ndarray) -> list[str]:
