@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sra2cli import recipe, trial
-from sra2cli.batches import Batches
-from sra2cli.counting import METHODS
-from sra2cli.engine import Engine
-from sra2cli.run import environment
-from sra2cli.store import Store
+from sra2cli.config import recipe
+from sra2cli.core.environment import environment
+from sra2cli.data.batches import Batches
+from sra2cli.data.store import Store
+from sra2cli.tables.methods import METHODS
+from sra2cli.training import trial
+from sra2cli.training.engine import Engine
 
 __all__ = ["METHODS", "RESULTS", "make_engine", "make_store", "write"]
 RESULTS = Path(__file__).parent / "results"

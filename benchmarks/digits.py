@@ -11,8 +11,9 @@ import datetime
 import json
 from pathlib import Path
 
-from sra2cli import console, demo
-from sra2cli.run import environment
+from sra2cli import demo
+from sra2cli.core import console
+from sra2cli.core.environment import environment
 
 RESULTS = Path(__file__).parent / "results" / "digits.json"
 

@@ -21,14 +21,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sra2cli import console, digits
-from sra2cli.encoding import Options
-from sra2cli.extract import extract
-from sra2cli.images import read_image
-from sra2cli.run import environment
-from sra2cli.sources import open_source
-from sra2cli.store import Store
-from sra2cli.vae import load_vae
+from sra2cli.core import console
+from sra2cli.core.environment import environment
+from sra2cli.data import digits
+from sra2cli.data.images import read_image
+from sra2cli.data.sources import open_source
+from sra2cli.data.store import Store
+from sra2cli.encoders.vae import load_vae
+from sra2cli.extraction.encode import Options
+from sra2cli.extraction.extract import extract
 
 RESULTS = Path(__file__).parent / "results" / "extract.json"
 

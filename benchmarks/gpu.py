@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from common import METHODS, RESULTS, make_engine, make_store
 
-from sra2cli import console
-from sra2cli.run import environment
-from sra2cli.watch import PEAK, flops_per_image
+from sra2cli.core import console
+from sra2cli.core.environment import environment
+from sra2cli.training.counting import PEAK, flops_per_image
 
 MICRO = (32, 256)
 

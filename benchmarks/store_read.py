@@ -26,12 +26,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from sra2cli import console
-from sra2cli.batches import AHEAD
-from sra2cli.prefetch import ahead
-from sra2cli.run import environment
-from sra2cli.store import Store, StoreInfo
-from sra2cli.store_writer import StoreWriter
+from sra2cli.core import console
+from sra2cli.core.environment import environment
+from sra2cli.core.prefetch import ahead
+from sra2cli.data.batches import AHEAD
+from sra2cli.data.store import Store
+from sra2cli.data.store_info import StoreInfo
+from sra2cli.data.store_writer import StoreWriter
 
 RESULTS = Path(__file__).parent / "results" / "store_read.json"
 BATCH = 256

@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from common import METHODS, make_engine, make_store, write
 
-from sra2cli import console, recipe
-from sra2cli.counting import method_cost
-from sra2cli.engine import Engine
-from sra2cli.store import Store
+from sra2cli.config import recipe
+from sra2cli.core import console
+from sra2cli.data.store import Store
+from sra2cli.training.counting import method_cost
+from sra2cli.training.engine import Engine
 
 MODES = {  # settings beside the plain ones: fp32, eager
     "sit compiled": ["train.compile=true"],

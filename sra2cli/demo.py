@@ -1,74 +1,53 @@
 """sra2 demo: the embedded default. Real handwritten digits in, two trained models out.
 
 Each step is an ordinary command; its command line is printed as it runs, so that it can be
-repeated with a change.
+repeated with a change. What the steps found is read from the files they leave.
 """
 
 import json
-import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from sra2cli import console, digits, encoding, pictures, recipe
-from sra2cli.evaluate import evaluate
-from sra2cli.extract import extract
-from sra2cli.files import write_atomically
-from sra2cli.generate import PRESETS, Sampling
-from sra2cli.run import Run, environment
-from sra2cli.sample import Options, sample
-from sra2cli.train import train
+from sra2cli.core import console, pictures
+from sra2cli.core.environment import environment
+from sra2cli.core.files import write_atomically
+from sra2cli.data import digits
+from sra2cli.evaluation.digits_classifier import TRAINED_ON
+from sra2cli.runs.run import Run
 
 RECIPES = ("digits-sit", "digits-sra2")
 NAMES = {"digits-sit": "SiT", "digits-sra2": "SiT + SRA 2"}
-JUDGED = Sampling(**PRESETS["digits"])
-SHOWN = Sampling(solver="em", steps=50, labels="balanced", cfg=1.8, interval=(0.0, 0.7))
+PLAIN = ("--preset", "digits")
+GUIDED = ("--labels", "balanced", "--steps", "50", "--cfg", "1.8", "--interval", "0:0.7")
 JUDGED_COUNT, SHOWN_COUNT = 500, 100
 HEADER = ("run", "steps", "fd-digits ↓", "accuracy ↑", "guided fd-digits", "guided accuracy")
 
+Command = Callable[[list[str]], None]
 
-def demo(out: Path, *, seed: int = 0, steps: int = 2400) -> dict[str, Any]:
+
+def demo(out: Path, run: Command, *, seed: int = 0, steps: int = 2400) -> dict[str, Any]:
     """Run the whole pipeline; results go to `out`: report.md, PNGs, results.json.
 
     Run again, finished steps are not done twice.
+
+    Args:
+        run: carries out `sra2 ARGUMENTS`.
 
     Returns:
         What results.json holds.
     """
     begun = time.monotonic()
-    images, store = out / "digits", out / "digits.h5"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so small a network is 1.7 times as fast on one thread as on two
     try:
-        return _demo(out, images, store, seed=seed, steps=steps, begun=begun)
+        rows = carry_out(out, run, seed=seed, steps=steps)
     finally:
         torch.set_num_threads(threads)
-
-
-def _demo(
-    out: Path, images: Path, store: Path, *, seed: int, steps: int, begun: float
-) -> dict[str, Any]:
-    console.say("on one thread; to repeat a command to the bit: OMP_NUM_THREADS=1 sra2 ...")
-    console.say(f"writing the 1,797 digits of scikit-learn as PNGs to {images}")
-    digits.write_folder(images)
-    command("extract", images, "--out", store, "--vae", "digits", "--resolution", 32)
-    extract(
-        images, store, encoding.Options(vae="digits", resolution=digits.RESOLUTION), device="cpu"
-    )
-    half = steps // 2
-    rows = []
-    for name in RECIPES:
-        settings = [f"seed={seed}", f"train.steps={steps}"]
-        settings += [f"log.save_every={half}", f"log.keep_every={half}"]
-        sets = [part for setting in settings for part in ("--set", setting)]
-        run = out / name
-        command("train", "--recipe", name, "--data", store, "--out", run, *sets)
-        train(recipe.load(name, settings), store, run, device="cpu")
-        rows += [judge(run, step, seed) for step in (half, steps)]
     results = {
         "seed": seed,
         "rows": rows,
@@ -79,38 +58,44 @@ def _demo(
     return results
 
 
-def judge(run: Path, step: int, seed: int) -> dict[str, Any]:
-    """Samples of one checkpoint, without guidance for the numbers and with it for the grid."""
-    row: dict[str, Any] = {"run": run.name, "steps": step}
-    for kind, sampling, num in (
-        ("judged", JUDGED, JUDGED_COUNT),
-        ("shown", SHOWN, SHOWN_COUNT),
-        ("guided", SHOWN, JUDGED_COUNT),
-    ):
-        folder = run / "samples" / f"{kind}-step{step}"
-        options = ["--step", step, "--num", num, "--labels", sampling.labels, "--seed", seed]
-        options += ["--solver", sampling.solver, "--steps", sampling.steps]
-        if sampling.cfg != 1:
-            options += ["--cfg", sampling.cfg]
-            options += ["--interval", f"{sampling.interval[0]:g}:{sampling.interval[1]:g}"]
-        command("sample", run, *options, "--out", folder)
-        settings = {**sampling.to_dict(), "seed": seed, "interval": sampling.interval}
-        chosen = Options(step=step)
-        sample(run, num=num, sampling=Sampling(**settings), options=chosen, out=folder)
-        if kind != "shown":
-            command("eval", folder, "--metric", "fd-digits")
-            result = evaluate(folder, metric="fd-digits")
-            prefix = "guided_" if kind == "guided" else ""
-            row[f"{prefix}fd_digits"] = result["fd-digits"]
-            row[f"{prefix}accuracy"] = result["accuracy"]
-    return row
+def carry_out(out: Path, run: Command, *, seed: int, steps: int) -> list[dict[str, Any]]:
+    """Every command of the demo; a row for each checkpoint that is judged."""
+    images, store = out / "digits", out / "digits.h5"
+    cpu = ["--device", "cpu"] if torch.cuda.is_available() else []  # the same everywhere
+    console.say("on one thread; to repeat a command to the bit: OMP_NUM_THREADS=1 sra2 ...")
+    console.say(f"writing the 1,797 digits of scikit-learn as PNGs to {images}")
+    digits.write_folder(images)
+    made = ["--out", str(store), "--vae", "digits", "--resolution", str(digits.RESOLUTION)]
+    run(["extract", str(images), *made, *cpu])
+    half = steps // 2
+    settings = [f"seed={seed}", f"train.steps={steps}"]
+    settings += [f"log.save_every={half}", f"log.keep_every={half}"]
+    rows = []
+    for name in RECIPES:
+        folder = out / name
+        train = ["train", "--recipe", name, "--data", str(store), "--out", str(folder)]
+        run([*train, *(part for s in settings for part in ("--set", s)), *cpu])
+        for step in (half, steps):
+            found = {"run": name, "steps": step}
+            for kind, options, num in (
+                ("judged", PLAIN, JUDGED_COUNT),
+                ("shown", GUIDED, SHOWN_COUNT),
+                ("guided", GUIDED, JUDGED_COUNT),
+            ):
+                samples = folder / "samples" / f"{kind}-step{step}"
+                chosen = ["--step", str(step), "--num", str(num), "--seed", str(seed), *options]
+                run(["sample", str(folder), *chosen, "--out", str(samples), *cpu])
+                if kind != "shown":
+                    run(["eval", str(samples), "--metrics", "fd-digits"])
+                    found |= judged(samples, "guided_" if kind == "guided" else "")
+            rows.append(found)
+    return rows
 
 
-def command(name: str, *arguments: object) -> None:
-    """Print a command line that a user can repeat."""
-    if name != "eval" and torch.cuda.is_available():
-        arguments += ("--device", "cpu")  # the demo is the same everywhere
-    console.say("$ sra2 " + shlex.join([name, *map(str, arguments)]))
+def judged(samples: Path, prefix: str) -> dict[str, float]:
+    """What `sra2 eval` has left in a folder of samples."""
+    result = json.loads((samples / "eval-fd-digits.json").read_text())
+    return {f"{prefix}fd_digits": result["fd-digits"], f"{prefix}accuracy": result["accuracy"]}
 
 
 def report(out: Path, results: dict[str, Any]) -> None:
@@ -155,12 +140,12 @@ alignment loss alone. Made by `sra2 demo` in {results["seconds"]:.0f} s.
 
 {table}
 `fd-digits` is a Frechet distance on the 64 features of a small digits classifier, of
-{JUDGED_COUNT} samples with balanced labels (Euler, {JUDGED.steps} steps, no guidance) against all
-1,797 digits. It is not FID, and means nothing outside these digits. The classifier was trained on
-the first {digits.TRAINED_ON:,} of the 1,797 digits (`sra2cli/digits.py`). Accuracy: how often it
-sees the asked digit in a sample. The guided columns are drawn as the grids below: SDE,
-{SHOWN.steps} steps, guidance {SHOWN.cfg} on t in [{SHOWN.interval[0]:g}, {SHOWN.interval[1]:g}],
-{JUDGED_COUNT} samples; so small a model over-guides easily, and the order of the runs may turn.
+{JUDGED_COUNT} samples with balanced labels (Euler, 25 steps, no guidance) against all 1,797 digits.
+It is not FID, and means nothing outside these digits. The classifier was trained on the first
+{TRAINED_ON:,} of the 1,797 digits (`tools/make_digits.py`). Accuracy: how often it sees the asked
+digit in a sample. The guided columns are drawn as the grids below, {JUDGED_COUNT} samples
+(`{" ".join(GUIDED)}`);
+so small a model over-guides easily, and the order of the runs may turn.
 
 ## Samples
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sra2cli import digits
 from sra2cli.cli import app
-from sra2cli.encoding import Options
-from sra2cli.extract import extract
+from sra2cli.data import digits
+from sra2cli.extraction.encode import Options
+from sra2cli.extraction.extract import extract
 
 GOLDEN = Path(__file__).parent / "golden"
 torch.set_num_threads(2)

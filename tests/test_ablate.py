@@ -14,8 +14,10 @@ import pytest
 from conftest import one_line
 from PIL import Image
 
-from sra2cli import axes, paper, recipe, tables
-from sra2cli.run import Run
+from sra2cli.config import recipe
+from sra2cli.runs.run import Run
+from sra2cli.tables import axes, paper
+from sra2cli.tables import render as tables
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["train.steps=4", "train.batch=8", "log.save_every=2", "log.keep_every=2", "log.every=1"]
@@ -27,11 +29,11 @@ def test_rows_are_those_of_the_paper():
     depth = axes.rows("depth", base)
     assert [row.label for row in depth] == ["SiT (baseline)", "2", "3", "4", "6", "8"]
     assert depth[0].recipe.method == "none" and depth[0].paper["fid"] == 33.02
-    assert [row.recipe.align.sra2.depth for row in depth[1:]] == [2, 3, 4, 6, 8]
+    assert [row.recipe.align["sra2"].depth for row in depth[1:]] == [2, 3, 4, 6, 8]
     assert [row.paper["fid"] for row in depth[1:]] == [28.89, 29.11, 29.51, 32.44, 36.20]
     windows = axes.rows("timesteps", base)
     assert [row.label for row in windows[1:]] == ["[0, 1]", "[0, 0.5]", "[0.5, 1]"]
-    assert windows[3].recipe.align.sra2.window == (0.5, 1.0)
+    assert windows[3].recipe.align["sra2"].window == (0.5, 1.0)
     own = {axis: [row for row in axes.rows(axis, base) if row.own] for axis in axes.AXES}
     assert {row.cell for rows in own.values() for row in rows} == {"sra2"}  # trained once
     assert all(rows[0].paper["fid"] == 28.89 for rows in own.values())
@@ -46,7 +48,7 @@ def test_rows_follow_the_recipe():
     assert [row.label for row in weights[1:]] == ["4", "1", "0.1", "0.5"]
     assert [row.paper.get("fid") for row in weights[1:]] == [None, 28.89, 30.1, 29.5]
     chosen = axes.rows("timesteps", small, "0:0.25,[0.5, 1]")
-    assert [row.recipe.align.sra2.window for row in chosen[1:]] == [(0, 0.25), (0.5, 1)]
+    assert [row.recipe.align["sra2"].window for row in chosen[1:]] == [(0, 0.25), (0.5, 1)]
     both = axes.rows("depth", recipe.load("xl-repa-sra2"))
     assert both[0].label == "repa (baseline)" and both[0].recipe.method == "repa"
     assert not axes.rows("depth", recipe.load("b-repa"))[1].paper  # those are SRA 2's
@@ -109,7 +111,7 @@ def test_a_cell_is_an_ordinary_run_and_tables_are_written(ablation):
 
 def test_run_again_it_only_reads(ablation, run_sra2, monkeypatch):
     out, command = ablation
-    from sra2cli import ablate
+    from sra2cli.tables import ablate
 
     monkeypatch.setattr(ablate, "run_cells", None)  # would be called if a cell were missing
     before = (out / "depth.md").read_text().splitlines()[1:]

@@ -2,12 +2,14 @@ import pytest
 import torch
 
 from sra2cli import align
-from sra2cli.align.heads import OBJECTIVES, patchify, token_loss
-from sra2cli.align.inputs import AlignInputs
+from sra2cli.align.contract import AlignInputs
+from sra2cli.align.heads import OBJECTIVES, token_loss
 from sra2cli.align.sra import teacher_time
-from sra2cli.settings import REPA, SRA, SRA2, Align
+from sra2cli.config.methods import REPA, SRA, SRA2
+from sra2cli.models.contract import Condition
+from sra2cli.models.layers import patchify
 
-SHAPE = align.Shape(width=48, depth=4, patch=2, channels=4)
+SHAPE = align.Shape(width=48, depth=4, patch=2, channels=4, latent=8, classes=10)
 
 
 @pytest.mark.parametrize(
@@ -29,9 +31,9 @@ def test_golden_token_losses(golden, objective, key):
 
 def test_golden_repa_loss(golden):
     g = golden("losses.npz")
-    repa = align.build(Align(repa=REPA(depth=1)), SHAPE, feature_width=24)["repa"]
+    repa = align.build({"repa": REPA(depth=1)}, SHAPE, feature_width=24)["repa"]
     repa.head = torch.nn.Identity()
-    loss = repa(g["feat"], inputs(features=g["target"], batch=6)).mean()
+    loss = repa({1: g["feat"]}, inputs(features=g["target"], batch=6)).mean()
     torch.testing.assert_close(loss, g["repa_loss"], rtol=0, atol=1e-6)
 
 
@@ -48,7 +50,7 @@ def inputs(*, batch=3, t=None, **others) -> AlignInputs:
         "z": z,
         "mean": z + 1,
         "t": t,
-        "y": torch.zeros(batch, dtype=torch.long),
+        "condition": Condition(y=torch.zeros(batch, dtype=torch.long)),
         "teacher_uniform": torch.rand(batch),
         "noised": lambda t: z * t.view(-1, 1, 1, 1),
     }
@@ -58,34 +60,34 @@ def inputs(*, batch=3, t=None, **others) -> AlignInputs:
 def test_head_shapes_are_the_papers():
     """D → 2D → 2D → 2D → 2D → p²C, and D → 2D → p²C for two layers (SPEC)."""
     for layers, widths in [(5, [96, 96, 96, 96, 16]), (2, [96, 16])]:
-        head = align.build(Align(sra2=SRA2(layers=layers)), SHAPE)["sra2"].head
+        head = align.build({"sra2": SRA2(layers=layers)}, SHAPE)["sra2"].head
         assert [m.out_features for m in head if isinstance(m, torch.nn.Linear)] == widths
 
 
 def test_sra2_is_zero_when_the_head_gives_the_latent():
-    sra2 = align.build(Align(sra2=SRA2()), SHAPE)["sra2"]
+    sra2 = align.build({"sra2": SRA2()}, SHAPE)["sra2"]
     sra2.head = torch.nn.Identity()
     batch = inputs()
-    assert sra2(patchify(batch.z, 2), batch).abs().max() == 0
-    mean = align.build(Align(sra2=SRA2(target="mean")), SHAPE)["sra2"]
+    assert sra2({2: patchify(batch.z, 2)}, batch).abs().max() == 0
+    mean = align.build({"sra2": SRA2(target="mean")}, SHAPE)["sra2"]
     mean.head = torch.nn.Identity()
-    assert mean(patchify(batch.z + 1, 2), batch).abs().max() == 0
+    assert mean({2: patchify(batch.z + 1, 2)}, batch).abs().max() == 0
 
 
 def test_window_zeroes_samples_outside_it():
     batch = inputs(t=torch.tensor([0.1, 0.5, 0.9]))
-    tokens = torch.randn(3, 16, 48)
-    whole = align.build(Align(sra2=SRA2()), SHAPE)["sra2"]
-    part = align.build(Align(sra2=SRA2(window=(0.0, 0.5))), SHAPE)["sra2"]
+    tokens = {2: torch.randn(3, 16, 48)}
+    whole = align.build({"sra2": SRA2()}, SHAPE)["sra2"]
+    part = align.build({"sra2": SRA2(window=(0.0, 0.5))}, SHAPE)["sra2"]
     part.load_state_dict(whole.state_dict())
     inside = torch.tensor([True, True, False])
     assert torch.equal(part(tokens, batch), whole(tokens, batch) * inside)
 
 
 def test_sum_is_the_mean_times_what_is_summed():
-    tokens, batch = torch.randn(3, 16, 48), inputs()
-    mean = align.build(Align(sra2=SRA2()), SHAPE)["sra2"]
-    total = align.build(Align(sra2=SRA2(reduction="sum")), SHAPE)["sra2"]
+    tokens, batch = {2: torch.randn(3, 16, 48)}, inputs()
+    mean = align.build({"sra2": SRA2()}, SHAPE)["sra2"]
+    total = align.build({"sra2": SRA2(reduction="sum")}, SHAPE)["sra2"]
     total.load_state_dict(mean.state_dict())
     torch.testing.assert_close(total(tokens, batch), 4 * 8 * 8 * mean(tokens, batch))
 
@@ -102,31 +104,32 @@ def test_losses_are_fp32_under_autocast(objective):
 def test_sra_asks_its_teacher_at_the_cleaner_time():
     asked = {}
 
-    def teacher(x_t, t, y, depth):
-        asked.update(x_t=x_t, t=t, y=y, depth=depth)
+    def teacher(x_t, t, condition, depth):
+        asked.update(x_t=x_t, t=t, condition=condition, depth=depth)
         return torch.zeros(3, 16, 48)
 
     batch = inputs(teacher=teacher)
-    sra = align.build(Align(sra=SRA(depth=1, teacher_depth=3)), SHAPE)["sra"]
-    sra(torch.randn(3, 16, 48), batch)
+    sra = align.build({"sra": SRA(depth=1, teacher_depth=3)}, SHAPE)["sra"]
+    sra({1: torch.randn(3, 16, 48)}, batch)
     expected = teacher_time(batch.t, batch.teacher_uniform, 0.2)
     assert torch.equal(asked["t"], expected) and asked["depth"] == 3
-    assert torch.equal(asked["x_t"], batch.noised(expected)) and asked["y"] is batch.y
+    assert torch.equal(asked["x_t"], batch.noised(expected))
+    assert asked["condition"] is batch.condition
 
 
 def test_sra_weight_falls_tenfold_in_1000_epochs():
-    sra = align.build(Align(sra=SRA(depth=1, teacher_depth=2)), SHAPE)["sra"]
-    assert [sra.weight(e) for e in (0, 149)] == [0.2, 0.2]
-    assert sra.weight(1149) == pytest.approx(0.02)
-    assert sra.weight(150) == pytest.approx(2 * 0.1 ** (1 + 1 / 1000))  # SRA's own formula
+    sra = align.build({"sra": SRA(depth=1, teacher_depth=2)}, SHAPE)["sra"]
+    assert [sra.factor(0, e) for e in (0, 149)] == [0.2, 0.2]
+    assert sra.factor(0, 1149) == pytest.approx(0.02)
+    assert sra.factor(0, 150) == pytest.approx(2 * 0.1 ** (1 + 1 / 1000))  # SRA's own formula
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (Align(sra2=SRA2(depth=5)), r"align.sra2.depth is 5, but the network has blocks 1..4"),
-        (Align(sra=SRA(depth=1, teacher_depth=9)), r"align.sra.teacher_depth is 9"),
-        (Align(repa=REPA(depth=0)), r"align.repa.depth is 0"),
+        ({"sra2": SRA2(depth=5)}, r"align.sra2.depth is 5, but the network has blocks 1..4"),
+        ({"sra": SRA(depth=1, teacher_depth=9)}, r"align.sra.teacher_depth is 9"),
+        ({"repa": REPA(depth=0)}, r"align.repa.depth is 0"),
     ],
 )
 def test_depths_the_network_lacks_are_refused(settings, message):
@@ -136,9 +139,9 @@ def test_depths_the_network_lacks_are_refused(settings, message):
 
 def test_missing_ingredients_are_named():
     methods = align.build(
-        Align(repa=REPA(depth=1), sra=SRA(depth=1, teacher_depth=2)), SHAPE, feature_width=8
+        {"repa": REPA(depth=1), "sra": SRA(depth=1, teacher_depth=2)}, SHAPE, feature_width=8
     )
-    tokens = torch.randn(3, 16, 48)
+    tokens = {1: torch.randn(3, 16, 48)}
     with pytest.raises(ValueError, match="needs encoder features"):
         methods["repa"](tokens, inputs())
     with pytest.raises(ValueError, match="needs the tokens of the EMA"):
@@ -146,4 +149,4 @@ def test_missing_ingredients_are_named():
     with pytest.raises(ValueError, match="9 tokens, the network has 16"):
         methods["repa"](tokens, inputs(features=torch.randn(3, 9, 8)))
     with pytest.raises(ValueError, match="needs the width"):
-        align.build(Align(repa=REPA(depth=1)), SHAPE)
+        align.build({"repa": REPA(depth=1)}, SHAPE)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from sra2cli import alignment
+from sra2cli.figures import linear_probe
 
 
 @pytest.fixture
@@ -18,26 +18,26 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_the_probe_is_ridge_regression_judged_on_other_rows(data):
     x, y = data
-    fit, judge = alignment.sums(x[:300], y[:300]), alignment.sums(x[300:], y[300:])
+    fit, judge = linear_probe.sums(x[:300], y[:300]), linear_probe.sums(x[300:], y[300:])
     width = x.shape[1]
-    penalty = alignment.RIDGE * float(x[:300].double().var(dim=0, correction=0).mean()) * 300
+    penalty = linear_probe.RIDGE * float(x[:300].double().var(dim=0, correction=0).mean()) * 300
     ridge = Ridge(alpha=penalty).fit(x[:300].double().numpy(), y[:300].double().numpy())
     predicted = ridge.predict(x[300:].double().numpy())
     residual = ((y[300:].numpy() - predicted) ** 2).sum()
     total = ((y[300:] - y[:300].mean(dim=0)) ** 2).sum().item()
-    assert width == 12 and alignment.probe(fit, judge) == pytest.approx(
+    assert width == 12 and linear_probe.probe(fit, judge) == pytest.approx(
         1 - residual / total, abs=1e-6
     )
-    assert 0.5 < alignment.probe(fit, judge) < 1
+    assert 0.5 < linear_probe.probe(fit, judge) < 1
 
 
 def test_what_is_there_is_found_and_what_is_not_is_not(data):
     x, _ = data
-    everything = alignment.sums(x, x @ torch.ones(12, 2))
-    assert alignment.probe(everything, everything) > 0.999
+    everything = linear_probe.sums(x, x @ torch.ones(12, 2))
+    assert linear_probe.probe(everything, everything) > 0.999
     noise = torch.randn(400, 2, generator=torch.Generator().manual_seed(1))
-    fit, judge = alignment.sums(x[:300], noise[:300]), alignment.sums(x[300:], noise[300:])
-    assert alignment.probe(fit, judge) < 0.05
+    fit, judge = linear_probe.sums(x[:300], noise[:300]), linear_probe.sums(x[300:], noise[300:])
+    assert linear_probe.probe(fit, judge) < 0.05
 
 
 def test_cka_is_that_of_centred_kernels(data):
@@ -46,21 +46,21 @@ def test_cka_is_that_of_centred_kernels(data):
     centre = np.eye(400) - 1 / 400
     k, m = centre @ a @ a.T @ centre, centre @ b @ b.T @ centre
     expected = (k * m).sum() / np.sqrt((k * k).sum() * (m * m).sum())
-    assert alignment.cka(alignment.sums(x, y)) == pytest.approx(expected, abs=1e-9)
+    assert linear_probe.cka(linear_probe.sums(x, y)) == pytest.approx(expected, abs=1e-9)
     turned = torch.linalg.qr(torch.randn(12, 12, dtype=torch.float64))[0]
-    assert alignment.cka(alignment.sums(x, 2 * x.double() @ turned)) == pytest.approx(1)
+    assert linear_probe.cka(linear_probe.sums(x, 2 * x.double() @ turned)) == pytest.approx(1)
 
 
 def test_components_are_those_of_the_largest_variance():
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(500, 6, generator=rng) * torch.tensor([5.0, 0.1, 3.0, 0.1, 1.0, 0.1]) + 7
-    halves = alignment.sums(x[:100], x[:100]) + alignment.sums(x[100:], x[100:])
+    halves = linear_probe.sums(x[:100], x[:100]) + linear_probe.sums(x[100:], x[100:])
     mean, scattered = halves.mean, halves.scatter
     assert torch.allclose(mean, x.double().mean(dim=0))
     assert torch.allclose(scattered / 499, x.double().T.cov())
-    found = alignment.components(scattered)
+    found = linear_probe.components(scattered)
     assert found.abs().argmax(dim=1).tolist() == [0, 2, 4]
     assert (found.gather(1, found.abs().argmax(dim=1, keepdim=True)) > 0).all()
-    colours = alignment.colours(x, mean, found)
+    colours = linear_probe.colours(x, mean, found)
     assert colours.shape == (500, 3) and colours.min() == 0 and colours.max() == 1
     assert torch.corrcoef(torch.stack([colours[:, 0], x[:, 0].double()]))[0, 1] > 0.99

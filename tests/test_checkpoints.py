@@ -6,10 +6,10 @@ import pickle
 import pytest
 import torch
 
-from sra2cli import checkpoints
-from sra2cli.checkpoints import export, load, load_model
-from sra2cli.errors import DataError, SetupError
-from sra2cli.sit import SiT, SiTConfig
+from sra2cli.core.errors import DataError, SetupError
+from sra2cli.models import sit_checkpoints
+from sra2cli.models.checkpoints import export, load, load_model
+from sra2cli.models.sit import SiT, SiTConfig
 
 OURS = SiTConfig(depth=2, width=48, heads=3, latent=8, classes=7)
 
@@ -96,7 +96,7 @@ def test_export_and_back(tmp_path, config):
 def test_sizes_of_the_table_know_their_heads():
     with torch.device("meta"):
         state = SiT(SiTConfig(depth=12, width=384, heads=6, classes=3)).state_dict()
-    assert checkpoints.infer_config(state, None, "x").heads == 6
+    assert sit_checkpoints.infer_config(state, None, "x").heads == 6
 
 
 def test_other_sizes_ask_for_their_heads():

@@ -34,7 +34,7 @@ def test_help_lists_what_exists(run_sra2):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--recipe", "digits-sra"], "unknown recipe 'digits-sra'; did you mean 'digits-sra2'?"),
+        (["--recipe", "digit-sra2"], "unknown recipe 'digit-sra2'; did you mean 'digits-sra2'?"),
         (["--recipe", "digits-sit", "--set", "train.stepz=3"], "did you mean 'train.steps'?"),
         (["--recipe", "digits-sit", "--set", "train.steps=x"], "takes a whole number, not 'x'"),
         (["--recipe", "digits-sra2", "--set", "align.sra2.depth=9"], "blocks 1..4"),
@@ -205,6 +205,8 @@ def test_eval_refuses(run_sra2, tmp_path):
     assert "unknown metric 'fid2'" in one_line(run_sra2("eval", "s", "--metric", "fid2"), 2)
     Image.new("RGB", (8, 8)).save(tmp_path / "s" / "a.png")
     Image.new("RGB", (9, 9)).save(tmp_path / "s" / "b.png")
-    assert "samples of one size are needed" in one_line(run_sra2("eval", "s"), 1)
+    mixed = run_sra2("eval", "s", "--metrics", "fd-digits")
+    assert "samples of one size are needed" in one_line(mixed, 1)
+    assert "compared with what? Give --ref" in one_line(run_sra2("eval", "s"), 2)
     (tmp_path / "s" / "samples.json").write_text('{"complete": false, "num": 2}')
     assert "is unfinished" in one_line(run_sra2("eval", "s"), 2)

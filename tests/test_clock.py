@@ -1,7 +1,7 @@
 import numpy as np
 
-from sra2cli import clock
-from sra2cli.clock import Purpose
+from sra2cli.core import clock
+from sra2cli.core.clock import Purpose
 
 
 def test_a_row_depends_on_its_own_place_alone():

@@ -5,15 +5,18 @@ import json
 import pytest
 from conftest import GOLDEN
 
-from sra2cli import recipe
-from sra2cli.counting import method_cost
+from sra2cli.config import recipe
+from sra2cli.training.counting import method_cost
 
 COSTS = json.loads((GOLDEN / "costs.json").read_text())
+IMAGENET = {"classes": 1000, "channels": 4, "latent": 32}
 SIZES = [size for size in COSTS if size != "notes"]
 
 
 def cost(size: str, **align):
-    return method_cost(recipe.from_dict({"model": {"size": size}, "align": align}))
+    return method_cost(
+        recipe.from_dict({"model": {"size": size}, "data": IMAGENET, "align": align})
+    )
 
 
 def close(value):
@@ -47,6 +50,6 @@ def test_golden_costs(size):
 
 
 def test_stored_features_cost_no_encoder():
-    settings = recipe.from_dict({"model": {"size": "B/2"}, "align": {"repa": {}}})
+    settings = recipe.from_dict({"model": {"size": "B/2"}, "data": IMAGENET, "align": {"repa": {}}})
     stored = method_cost(settings, stored_features=True)
     assert not stored.external and stored.overhead < 0.1

@@ -10,11 +10,11 @@ from conftest import one_line
 from PIL import Image
 from transformers import Dinov2Config, Dinov2Model
 
-from sra2cli.encoders import load_encoder
-from sra2cli.errors import SetupError
-from sra2cli.images import read_image
-from sra2cli.sources import open_source
-from sra2cli.store import Store
+from sra2cli.core.errors import SetupError
+from sra2cli.data.images import read_image
+from sra2cli.data.sources import open_source
+from sra2cli.data.store import Store
+from sra2cli.encoders.image import load_encoder
 
 WIDTH = 24
 

@@ -13,12 +13,14 @@ import torch
 from conftest import one_line
 from PIL import Image
 
-from sra2cli import evaluate as room
-from sra2cli import npz, reference, scores
-from sra2cli.errors import DataError, SetupError
-from sra2cli.features import Collector, Extractor, Wanted, features_of
-from sra2cli.images import center_crop
-from sra2cli.metrics import (
+from sra2cli.core.errors import DataError, SetupError
+from sra2cli.data import npz
+from sra2cli.data.images import center_crop
+from sra2cli.evaluation import evaluate as room
+from sra2cli.evaluation import networks, reference, scores
+from sra2cli.evaluation.extractors import Collector, Extractor, Wanted, features_of
+from sra2cli.evaluation.judge import Judging
+from sra2cli.evaluation.metrics import (
     frechet_distance,
     inception_score,
     kernel_distance,
@@ -44,7 +46,7 @@ def small_extractor() -> Extractor:
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(
-        reference, "inception_extractor", lambda weights, *, device: small_extractor()
+        networks, "inception_extractor", lambda weights, *, device: small_extractor()
     )
     return small_extractor()
 
@@ -248,7 +250,7 @@ def test_warnings_where_a_number_would_mislead(run_sra2, tmp_path, small):
     warnings = " ".join(mixed["warnings"])
     assert "8 samples were resized" in warnings and "of lower rank" in warnings
     assert "sorted" not in warnings and "16x16" not in warnings
-    digits = judged(run_sra2("eval", "mixed", "--json"))
+    digits = judged(run_sra2("eval", "mixed", "--metrics", "fd-digits", "--json"))
     assert "means nothing but for digits of 32x32; these are 16x16" in " ".join(digits["warnings"])
 
 
@@ -295,24 +297,24 @@ def test_saved_statistics_serve_as_reference_and_are_the_same_bytes_again(
     (tmp_path / "ref.npz").unlink()
     with monkeypatch.context() as patch:
         broken = Extractor("small", "f00d", WIDTHS, small.saved, interrupt)
-        patch.setattr(reference, "inception_extractor", lambda weights, *, device: broken)
+        patch.setattr(networks, "inception_extractor", lambda weights, *, device: broken)
         assert run_sra2(*save).returncode == 130
     assert not list(tmp_path.glob("*ref.npz*"))
     assert judged(run_sra2(*save)) and (tmp_path / "ref.npz").read_bytes() == saved
     other = Extractor("large", "beef", WIDTHS, small.saved, small.run)
-    monkeypatch.setattr(reference, "inception_extractor", lambda weights, *, device: other)
+    monkeypatch.setattr(networks, "inception_extractor", lambda weights, *, device: other)
     line = one_line(run_sra2("eval", "s.npz", "--ref", "ref.npz", "--metrics", "fid"), 2)
     assert "was made with another network (small)" in line
 
 
 def test_fd_digits_goes_the_same_way(run_sra2, tmp_path, digits_folder):
     """Statistics of digits saved, and used again as a reference; npz samples."""
-    from sra2cli import digits
+    from sra2cli.data import digits
 
     images, labels = digits.load_digits()
     about = {"labels": labels[:50].tolist()}
     write_folder(tmp_path / "s", images[:50], **about)
-    default = judged(run_sra2("eval", "s", "--json"))
+    default = judged(run_sra2("eval", "s", "--metrics", "fd-digits", "--json"))
     assert default["reference"] == "scikit-learn digits" and default["reference_count"] == 1797
     assert default["accuracy"] > 0.9 and default["fd-digits"] > 0
     write_folder(tmp_path / "all", images)
@@ -321,7 +323,10 @@ def test_fd_digits_goes_the_same_way(run_sra2, tmp_path, digits_folder):
     against = ["--ref", "digits.npz", "--metric", "fd-digits", "--json"]
     again = judged(run_sra2("eval", "s", *against))
     assert again["fd-digits"] == pytest.approx(default["fd-digits"], rel=1e-6)
-    assert room.evaluate(tmp_path / "s", metric="fd-digits")["fd-digits"] == default["fd-digits"]
+    assert (
+        room.evaluate(tmp_path / "s", Judging(metric="fd-digits"))["fd-digits"]
+        == default["fd-digits"]
+    )
 
 
 def test_batches_of_a_sampler_need_no_files(small):

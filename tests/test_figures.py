@@ -7,8 +7,8 @@ import pytest
 from conftest import one_line
 from PIL import Image
 
-from sra2cli import recipe
-from sra2cli.train import train
+from sra2cli.config import recipe
+from sra2cli.training.train import train
 
 
 @pytest.fixture(scope="module")

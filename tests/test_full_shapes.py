@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from test_inception import accepted, random_weights  # noqa: F401  (fixtures)
 
-from sra2cli.run import Run
-from sra2cli.store import Store
+from sra2cli.data.store import Store
+from sra2cli.runs.run import Run
 
 COUNT = 8
 

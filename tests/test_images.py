@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sra2cli.errors import DataError, SetupError
-from sra2cli.images import center_crop, read_image
-from sra2cli.sources import open_source
+from sra2cli.core.errors import DataError, SetupError
+from sra2cli.data.images import center_crop, read_image
+from sra2cli.data.sources import open_source
 
 
 def test_golden_center_crop(golden):

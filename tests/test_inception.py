@@ -10,8 +10,8 @@ import torch
 from conftest import one_line
 from PIL import Image
 
-from sra2cli import inception
-from sra2cli.errors import SetupError
+from sra2cli.core.errors import SetupError
+from sra2cli.evaluation import inception
 
 
 @pytest.fixture(scope="session")

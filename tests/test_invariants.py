@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from sra2cli import recipe
-from sra2cli.batches import Batches, split, to_batch
-from sra2cli.store import Store
+from sra2cli.config import recipe
+from sra2cli.data.batches import Batches, split, to_batch
+from sra2cli.data.store import Store
+from sra2cli.models.build import build
 
 
 def test_split_covers_the_global_batch():
@@ -32,8 +33,9 @@ def test_batches_do_not_depend_on_how_they_are_cut(digits_store):
         to_batch(Batches(store, settings, []).raw(5, range(k, k + 4)), settings, store, cpu)
         for k in range(0, 16, 4)
     ]
-    for name in ("z", "mean", "noise", "t", "y", "teacher_uniform"):
+    for name in ("z", "mean", "noise", "t", "drop", "teacher_uniform"):
         assert torch.equal(torch.cat([getattr(p, name) for p in parts]), getattr(whole, name)), name
+    assert torch.equal(torch.cat([p.condition.y for p in parts]), whole.condition.y)
 
 
 def test_batches_start_at_any_step(digits_store):
@@ -54,9 +56,9 @@ def test_an_error_while_preparing_reaches_the_loop(digits_store):
 def test_dropped_labels_become_the_null_class_at_their_rate(digits_store):
     store = Store(digits_store)
     settings = recipe.load("digits-sit", ["train.batch=64", "train.label_dropout=0.25"])
-    source = Batches(store, settings, [])
-    drops = [
-        to_batch(source.raw(step, range(64)), settings, store, torch.device("cpu")).y == 10
-        for step in range(40)
-    ]
+    source, network = Batches(store, settings, []), build(settings)
+    drops = []
+    for step in range(40):
+        batch = to_batch(source.raw(step, range(64)), settings, store, torch.device("cpu"))
+        drops.append(network.null(batch.condition, batch.drop).y == 10)
     assert torch.cat(drops).float().mean().item() == pytest.approx(0.25, abs=0.03)

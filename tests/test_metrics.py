@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sra2cli import metrics
-from sra2cli.metrics import (
+from sra2cli.evaluation import metrics
+from sra2cli.evaluation.metrics import (
     InceptionScore,
     Moments,
     frechet_distance,
@@ -36,7 +36,7 @@ def test_frechet_distance_of_known_gaussians():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 6))
     s, r = rng.uniform(0.5, 2, size=(2, 6))
-    from sra2cli.metrics import Statistics
+    from sra2cli.evaluation.metrics import Statistics
 
     distance = frechet_distance(
         Statistics(a, np.diag(s**2), 100), Statistics(b, np.diag(r**2), 100)

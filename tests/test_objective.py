@@ -7,10 +7,13 @@ import pytest
 import torch
 from conftest import GOLDEN
 
-from sra2cli import clock, recipe
-from sra2cli.ema import Ema
-from sra2cli.objective import Batch, Objective, build_heads
-from sra2cli.sit import SIZES
+from sra2cli.config import recipe
+from sra2cli.core import clock
+from sra2cli.data.batches import Batch
+from sra2cli.models.contract import Condition
+from sra2cli.models.ema import Ema
+from sra2cli.models.sit import SIZES
+from sra2cli.training.objective import Objective, build_heads
 
 FEATURES = 24
 METHODS = {
@@ -45,7 +48,7 @@ def make_batch(step: int, size: int, *, channels=4, latent=8, classes=10) -> Bat
         mean=draw(3, shape),
         noise=draw(4, shape),
         t=uniforms[:, 0],
-        y=torch.arange(size) % (classes + 1),
+        condition=Condition(y=torch.arange(size) % (classes + 1)),
         teacher_uniform=uniforms[:, 3],
         features=draw(5, ((latent // 2) ** 2, FEATURES)),
     )
@@ -55,18 +58,18 @@ def six_steps(method: str) -> list[dict[str, float]]:
     """Losses of six steps of the digits recipe in fp32, on Gaussian data."""
     settings = digits(METHODS[method])
     objective = Objective(settings, feature_width=FEATURES)
-    ema = Ema(objective.sit, settings.train.ema)
+    ema = Ema(objective.network, settings.train.ema)
     optimizer = torch.optim.AdamW(
         objective.parameters(), lr=settings.train.lr, betas=settings.train.betas, weight_decay=0
     )
     rows = []
     for step in range(6):
-        losses = objective(make_batch(step, 16), 0, ema.teacher)
+        losses = objective(make_batch(step, 16), None, ema.teacher)
         losses["loss"].backward()
         torch.nn.utils.clip_grad_norm_(objective.parameters(), settings.train.grad_clip)
         optimizer.step()
         optimizer.zero_grad()
-        ema.update(objective.sit)
+        ema.update(objective.network)
         rows.append({name: loss.item() for name, loss in losses.items()})
     return rows
 
@@ -90,8 +93,8 @@ def test_gradients_are_finite_and_where_they_belong(method, objective):
     }
     module = Objective(digits(align), feature_width=FEATURES)
     jolt(module)
-    ema = Ema(module.sit, 0.9)
-    module(make_batch(0, 4), 0, ema.teacher)["loss"].backward()
+    ema = Ema(module.network, 0.9)
+    module(make_batch(0, 4), None, ema.teacher)["loss"].backward()
     for name, p in module.named_parameters():
         assert p.grad is not None and p.grad.isfinite().all(), name
         if "attn.qkv.bias" not in name:  # the key bias has a true gradient of zero
@@ -100,14 +103,14 @@ def test_gradients_are_finite_and_where_they_belong(method, objective):
 
 
 @pytest.mark.parametrize("method", ["sra2", "repa", "sra"])
-def test_a_head_of_weight_zero_gets_no_gradient_and_changes_nothing(method):
+def test_a_method_of_weight_zero_is_not_built_and_changes_nothing(method):
     align = {k: {**v, "weight": 0.0} for k, v in METHODS[method].items()}
     off = Objective(digits(align), feature_width=FEATURES)
     none = Objective(digits({}))
     for module in (off, none):
         module(make_batch(0, 4))["loss"].backward()
-    assert all(p.grad is None for p in off.heads.parameters())
-    for a, b in zip(off.sit.parameters(), none.sit.parameters(), strict=True):
+    assert not off.methods()
+    for a, b in zip(off.network.parameters(), none.network.parameters(), strict=True):
         assert torch.equal(a, b) and torch.equal(a.grad, b.grad)
 
 
@@ -125,11 +128,11 @@ def test_no_gradient_flows_into_what_is_frozen():
     """SRA's teacher may be the network itself in a test: still no gradient through it."""
     module = Objective(digits({"sra": {"depth": 1, "teacher_depth": 4, "weight": 1.0}}))
     jolt(module)
-    teacher = lambda x, t, y, depth: module.sit.tokens(x, t, y, depth=depth)  # noqa: E731
-    losses = module(make_batch(0, 4), 0, teacher)
+    teacher = lambda x, t, c, depth: module.network.tokens(x, t, c, depth=depth)  # noqa: E731
+    losses = module(make_batch(0, 4), None, teacher)
     losses["sra"].backward()
-    assert module.sit.blocks[3].mlp.fc1.weight.grad is None
-    assert module.sit.blocks[0].mlp.fc1.weight.grad is not None
+    assert module.network.blocks[3].mlp.fc1.weight.grad is None
+    assert module.network.blocks[0].mlp.fc1.weight.grad is not None
 
 
 def test_align_losses_are_fp32_under_autocast():
@@ -146,19 +149,23 @@ def test_every_size_method_and_objective_runs(size):
 
     def settings(align):
         return recipe.from_dict(
-            {"data": {"latent": 4}, "model": {"size": f"{size}/2"}, "align": align}
+            {
+                "data": {"classes": 1000, "channels": 4, "latent": 4},
+                "model": {"size": f"{size}/2"},
+                "align": align,
+            }
         )
 
     module = Objective(settings({}))
     jolt(module)
-    ema = Ema(module.sit, 0.9)
+    ema = Ema(module.network, 0.9)
     batch = make_batch(0, 2, latent=4, classes=1000)
     ran = 0
     for method, objective in [("none", ""), *itertools.product(list(METHODS)[1:], OBJECTIVES)]:
         align = {k: {**v, "objective": objective} for k, v in METHODS[method].items()}
         module.heads = build_heads(settings(align), feature_width=FEATURES)
         module.zero_grad(set_to_none=True)
-        module(batch, 0, ema.teacher)["loss"].backward()
+        module(batch, None, ema.teacher)["loss"].backward()
         for name, p in module.named_parameters():
             assert p.grad is not None and p.grad.isfinite().all(), (method, objective, name)
         assert all(p.grad is None for p in ema.model.parameters())
@@ -170,7 +177,7 @@ def jolt(module: Objective) -> None:
     """Move the zero-initialised layers off zero, so that every gradient can be seen."""
     torch.manual_seed(0)
     with torch.no_grad():
-        for p in module.sit.parameters():
+        for p in module.network.parameters():
             if not p.any():
                 p.normal_(std=0.02)
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from sra2cli import path
+from sra2cli.diffusion import path
 
 KINDS = ("linear", "cosine")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sra2cli import recipe
-from sra2cli.errors import SetupError
-from sra2cli.objective import sit_config
+from sra2cli.config import recipe
+from sra2cli.core.errors import SetupError
+from sra2cli.models.build import config_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -18,12 +18,11 @@ def test_packaged_recipes_load_build_and_come_back(name):
     loaded = recipe.load(name)
     assert loaded.name == name
     assert recipe.from_dict(yaml.safe_load(yaml.safe_dump(loaded.to_dict()))) == loaded
-    config = sit_config(loaded)
-    for method in ("sra2", "repa", "sra"):
-        settings = getattr(loaded.align, method)
-        assert settings is None or settings.depth <= config.depth
+    config = config_of(loaded)
+    assert all(settings.depth <= config.depth for settings in loaded.align.values())
     method = loaded.method.replace("none", "sit").replace("+", "-")
-    assert name.removesuffix("-512").split("-", 1)[1] == method
+    named = name.removesuffix("-512").removesuffix("-cosine").split("-", 1)[1]
+    assert named == method
     assert (loaded.data.latent == 64) == name.endswith("-512")
 
 
@@ -100,7 +99,7 @@ def test_a_file_of_ones_own(tmp_path):
 def test_impossible_networks_are_refused():
     for override in ("model.size=B/3", "data.latent=33"):
         with pytest.raises(SetupError, match="model: "):
-            sit_config(recipe.load("digits-sit", ["model={size: B/2}", override]))
+            config_of(recipe.load("digits-sit", ["model={size: B/2}", override]))
 
 
 @pytest.mark.slow
@@ -111,7 +110,9 @@ def test_recipes_travel_in_the_wheel(tmp_path):
     )
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    code = "from sra2cli import recipe; print(recipe.folder(), recipe.load('digits-sra2').name)"
+    code = (
+        "from sra2cli.config import recipe; print(recipe.folder(), recipe.load('digits-sra2').name)"
+    )
     found = subprocess.run(
         [
             sys.executable,

@@ -14,10 +14,11 @@ import pytest
 from conftest import one_line
 from PIL import Image
 
-from sra2cli import recipe
-from sra2cli.generate import PRESETS, in_parts, unit
-from sra2cli.sit import SiTConfig, named_size
-from sra2cli.train import train
+from sra2cli.config import recipe
+from sra2cli.models.sit import SiTConfig, named_size
+from sra2cli.sampling.draw import in_parts, unit
+from sra2cli.sampling.settings import PRESETS
+from sra2cli.training.train import train
 
 ROOT = Path(__file__).parent.parent
 
@@ -156,11 +157,11 @@ def test_one_picture_of_several_sources(run_sra2, run, tmp_path):
 
 def test_the_size_of_a_pass_follows_from_the_network():
     def of(size: str) -> int:
-        return unit(SiTConfig(**named_size(size), channels=4, latent=32, classes=1000))
+        return unit(SiTConfig(**named_size(size), channels=4, latent=32, classes=1000).shape)
 
     assert of("S/2") == of("XL/2") == 1
     digits = SiTConfig(depth=4, width=96, heads=3, patch=2, channels=4, latent=8, classes=10)
-    assert unit(digits) == 32
+    assert unit(digits.shape) == 32
     assert list(in_parts([1, 2, 3, 4, 5], 2)) == [([1, 2], 2), ([3, 4], 2), ([5, 5], 1)]
 
 

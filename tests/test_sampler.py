@@ -3,9 +3,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from sra2cli import path, sampler
 from sra2cli.align.heads import mlp
-from sra2cli.sit import SiT, SiTConfig
+from sra2cli.diffusion import path
+from sra2cli.diffusion import samplers as sampler
+from sra2cli.models.sit import SiT, SiTConfig
 
 
 def golden_model(golden, name="sit_repa.npz") -> SiT:

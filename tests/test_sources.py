@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sra2cli.errors import DataError, SetupError
-from sra2cli.images import decode_image
-from sra2cli.sources import VanishedError, open_source
+from sra2cli.core.errors import DataError, SetupError
+from sra2cli.data.images import decode_image
+from sra2cli.data.sources import VanishedError, open_source
 
 CLASSES = {"cat": 3, "dog": 2}
 
@@ -270,7 +270,7 @@ def test_other_files_do_not_take_the_labels_away(tmp_path):
 def test_a_failing_disk_is_not_a_bad_image(tmp_path):
     import errno
 
-    from sra2cli.sources import Source
+    from sra2cli.data.sources import Source
 
     def failing(index):
         raise OSError(errno.EIO, "Input/output error")

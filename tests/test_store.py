@@ -5,9 +5,10 @@ import h5py
 import numpy as np
 import pytest
 
-from sra2cli.errors import DataError, SetupError
-from sra2cli.store import Store, StoreInfo
-from sra2cli.store_writer import StoreWriter
+from sra2cli.core.errors import DataError, SetupError
+from sra2cli.data.store import Store
+from sra2cli.data.store_info import StoreInfo
+from sra2cli.data.store_writer import StoreWriter
 
 INFO = StoreInfo("vae", "abcd", 0.5, 0.0, channels=2, latent=4, resolution=32, classes=3)
 

@@ -1,7 +1,6 @@
 """sra2 eval RUN: drawing and judging over settings, resumable."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -13,8 +12,9 @@ import pytest
 from conftest import one_line
 from PIL import Image
 
-from sra2cli import recipe
-from sra2cli.train import train
+from sra2cli.config import recipe
+from sra2cli.core.files import try_lock
+from sra2cli.training.train import train
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,7 +53,7 @@ def test_a_sweep_is_a_table_and_a_plot_and_goes_on(run_sra2, run, monkeypatch):
         assert plot.width > 300
     grids = {Path(row["file"]).with_name(Path(row["file"]).stem + ".png") for row in result["rows"]}
     assert len(grids) == 3 and all(grid.exists() for grid in grids)
-    from sra2cli import streaming
+    from sra2cli.evaluation import network_judge as streaming
 
     calls = []
     fill = streaming.Parts.fill
@@ -128,27 +128,44 @@ def test_killed_while_judging(run, tmp_path, kills, processes):
 
 
 def test_one_evaluation_of_a_kind_at_a_time(run_sra2, run, tmp_path, monkeypatch):
-    from sra2cli import streaming
+    from sra2cli.core.files import hold
+    from sra2cli.evaluation.network_judge import Parts
 
-    held = []
-    lock = streaming.Parts.lock
+    folders = []
 
-    def keep(parts: streaming.Parts) -> None:
-        lock(parts)
-        held.append(os.dup(parts._lock or 0))  # as another process would hold it
+    def stopped(parts: Parts, *_: object) -> None:
+        folders.append(parts.folder)
+        sys.exit(9)
 
-    monkeypatch.setattr(streaming.Parts, "lock", keep)
-    monkeypatch.setattr(streaming.Parts, "fill", lambda *a: sys.exit(9))
+    monkeypatch.setattr(Parts, "fill", stopped)
     draw = ["eval", run, "--num", 8, "--steps", 2, "--out", tmp_path / "e"]
     assert run_sra2(*draw).returncode == 9
     monkeypatch.undo()
-    assert "another evaluation is filling" in one_line(run_sra2(*draw), 2)
-    os.close(held[0])
+    with hold(folders[0] / ".lock", "not free"):  # as another process would hold it
+        assert "another evaluation is filling" in one_line(run_sra2(*draw), 2)
     assert run_sra2(*draw).returncode == 0
+    assert not folders[0].exists()
+
+
+def test_the_folder_goes_while_it_is_held(run_sra2, run, tmp_path, monkeypatch):
+    """Removed after the lock was let go, it could be the folder of the next evaluation."""
+    from sra2cli.evaluation.network_judge import Parts
+
+    remove, found = Parts.remove, []
+
+    def looked_at(parts: Parts) -> None:
+        with (parts.folder / ".lock").open("ab") as handle:
+            found.append(try_lock(handle))
+        remove(parts)
+
+    monkeypatch.setattr(Parts, "remove", looked_at)
+    draw = ["eval", run, "--num", 8, "--steps", 2, "--out", tmp_path / "e"]
+    assert run_sra2(*draw).returncode == 0
+    assert found == [False]
 
 
 def test_a_damaged_part_is_named(run_sra2, run, tmp_path, monkeypatch):
-    from sra2cli import streaming
+    from sra2cli.evaluation import network_judge as streaming
 
     monkeypatch.setattr(streaming.Parts, "collect", lambda *a: sys.exit(9))
     draw = ["eval", run, "--num", 8, "--steps", 2, "--batch", 4, "--out", tmp_path / "e"]

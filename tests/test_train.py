@@ -16,10 +16,11 @@ from conftest import one_line
 from safetensors.torch import load_file
 from test_encoders import dinov2  # noqa: F401  (a fixture)
 
-from sra2cli import recipe
-from sra2cli.engine import Engine
-from sra2cli.errors import DataError, SetupError
-from sra2cli.train import train
+from sra2cli.config import recipe
+from sra2cli.core.errors import DataError, SetupError
+from sra2cli.training.engine import Engine
+from sra2cli.training.judging import TrainingJudge
+from sra2cli.training.train import train
 
 STEPS = 12
 ROOT = Path(__file__).parent.parent
@@ -102,8 +103,8 @@ def killed_run(arguments: list[str], out: Path, kills: int, dice: random.Random)
 @pytest.fixture(scope="module")
 def store(digits_folder, dinov2, tmp_path_factory) -> Path:  # noqa: F811
     """Digits with encoder features."""
-    from sra2cli.encoding import Options
-    from sra2cli.extract import extract
+    from sra2cli.extraction.encode import Options
+    from sra2cli.extraction.extract import extract
 
     out = tmp_path_factory.mktemp("store") / "features.h5"
     options = Options(vae="digits", resolution=32, encoder=str(dinov2))
@@ -258,10 +259,10 @@ def test_nan_stops_before_the_weights_are_touched(digits_store, tmp_path, monkey
 
 def test_a_bad_step_switches_the_optimiser_off_until_it_is_looked_at(digits_store, monkeypatch):
     """As on a GPU, where nothing is read back between rows: later good steps change nothing."""
-    from sra2cli.batches import Batches
-    from sra2cli.objective import Objective
-    from sra2cli.processes import Group, make_accelerator
-    from sra2cli.store import Store
+    from sra2cli.core.processes import Group, make_accelerator
+    from sra2cli.data.batches import Batches
+    from sra2cli.data.store import Store
+    from sra2cli.training.objective import Objective
 
     wanted, store = prepared([]), Store(digits_store)
     engine = Engine(wanted, store, Objective(wanted), make_accelerator(Group()))
@@ -270,9 +271,10 @@ def test_a_bad_step_switches_the_optimiser_off_until_it_is_looked_at(digits_stor
         raw = source.raw(step, range(8))
         if step == 1:
             raw.noise[:] = float("inf")
-        before = [p.clone() for p in engine.parameters]
+        parameters = list(engine.objective.parameters())
+        before = [p.clone() for p in parameters]
         engine.update([raw])
-        same = all(torch.equal(a, b) for a, b in zip(before, engine.parameters, strict=True))
+        same = all(torch.equal(a, b) for a, b in zip(before, parameters, strict=True))
         assert same == (step >= 1)
     with pytest.raises(DataError, match="not finite at step 2"):
         engine.check("here")
@@ -399,24 +401,23 @@ def test_starting_from_weights(run_sra2, digits_store, tmp_path):
 @pytest.mark.parametrize("name", ["sit_official.npz", "sit_repa.npz", "sit_sra.npz"])
 def test_starting_from_weights_of_others(golden, name):
     """The same velocity as the source where the classes are the same; else a new table."""
-    from sra2cli.checkpoints import load
-    from sra2cli.networks import Network, start_from
-    from sra2cli.sit import SiT, SiTConfig
+    from sra2cli.models.build import start_from
+    from sra2cli.models.checkpoints import load
+    from sra2cli.models.sit import SiT, SiTConfig
 
     loaded = load({"ema": golden(name).state_dict()}, num_heads=4)
-    network = Network(loaded.model, loaded.path, {}, Path())
     config = loaded.model.config.to_dict()
     model = SiT(SiTConfig(**config))
-    assert start_from(model, network) is None
+    assert start_from(model, loaded.model) is None
     x = torch.randn(2, config["channels"], config["latent"], config["latent"])
     t, y = torch.tensor([0.3, 0.8]), torch.tensor([1, 2])
     assert torch.equal(model(x, t, y)[0], loaded.model(x, t, y)[0])
     other = SiT(SiTConfig(**{**config, "classes": 7}))
     table = other.y_embedder.embedding_table.weight.clone()
-    assert "7 classes instead of" in str(start_from(other, network))
+    assert "7 classes instead of" in str(start_from(other, loaded.model))
     assert torch.equal(other.y_embedder.embedding_table.weight, table)
     with pytest.raises(SetupError, match="depth"):
-        start_from(SiT(SiTConfig(**{**config, "depth": 1})), network)
+        start_from(SiT(SiTConfig(**{**config, "depth": 1})), loaded.model)
 
 
 def test_dry_run_counts_and_checks(run_sra2, digits_store, tmp_path):
@@ -479,7 +480,7 @@ def test_evaluation_while_training(run_sra2, digits_store, tmp_path, monkeypatch
         judged += ["--set", f"log.{setting}"]
     assert run_sra2(*train_, "--out", "plain").returncode == 0
     assert run_sra2(*judged).returncode == 0
-    from sra2cli.run import Run
+    from sra2cli.runs.run import Run
 
     run_, plain = Run(tmp_path / "judged"), Run(tmp_path / "plain")
     events = run_.events("eval")
@@ -491,14 +492,13 @@ def test_evaluation_while_training(run_sra2, digits_store, tmp_path, monkeypatch
     more = [*judged, "--set", "train.steps=6"]
     assert run_sra2(*more).returncode == 0
     assert [e["step"] for e in Run(tmp_path / "judged").events("eval")] == [2, 4, 6]
-    from sra2cli.judging import Judge
 
     def killed(self, model):
         raise KeyboardInterrupt
 
     again = [*judged[:-10], "--out", "again", *judged[-8:], "--set", "train.steps=6"]
     with monkeypatch.context() as patch:  # killed after the checkpoint, before the evaluation
-        patch.setattr(Judge, "judge", killed)
+        patch.setattr(TrainingJudge, "judge", killed)
         assert run_sra2(*again).returncode == 130
     assert run_sra2(*again).returncode == 0
     found = Run(tmp_path / "again").events("eval")

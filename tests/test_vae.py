@@ -3,10 +3,11 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from sra2cli.digits import load_digits
-from sra2cli.errors import SetupError
-from sra2cli.files import weights_fingerprint
-from sra2cli.vae import ENCODES, load_vae, scaled_latents, to_uint8
+from sra2cli.core.errors import SetupError
+from sra2cli.core.files import weights_fingerprint
+from sra2cli.data.digits import load_digits
+from sra2cli.encoders.first_stage import scaled_latents, to_uint8
+from sra2cli.encoders.vae import ENCODES, load_vae
 
 
 @pytest.fixture(scope="module")

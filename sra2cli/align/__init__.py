@@ -1,56 +1,49 @@
 """Alignment methods: what each asks of the network, its head, and its loss.
 
-A method is a module with
-    depth          the block whose tokens it aligns, 1-based
-    needs_teacher  whether it reads tokens of the EMA
-    needs_features whether it reads features of an image encoder
-    weight(epoch)  its factor in the total loss
-    forward(...)   the loss of each sample, (B,), float32
+Their settings and names are rows of config.methods.METHODS.
 """
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Mapping
 
 from torch import nn
 
-from sra2cli.align.inputs import AlignInputs, Shape
-from sra2cli.align.repa import RepaAlignment
-from sra2cli.align.sra import SraAlignment
-from sra2cli.align.sra2 import Sra2Alignment
-from sra2cli.settings import Align
+from sra2cli.align.contract import AlignInputs, Alignment, Teacher
+from sra2cli.config.methods import METHODS, MethodSettings
+from sra2cli.models.contract import Shape, check_depth
 
-__all__ = ["METHODS", "AlignInputs", "Alignment", "Shape", "build"]
-
-Alignment = Sra2Alignment | RepaAlignment | SraAlignment
-
-METHODS: dict[str, Callable[..., Alignment]] = {  # by their names in a recipe's `align`
-    "repa": RepaAlignment,
-    "sra": SraAlignment,
-    "sra2": Sra2Alignment,
-}
+__all__ = ["AlignInputs", "Alignment", "Shape", "Teacher", "build"]
 
 
-def build(settings: Align, shape: Shape, *, feature_width: int | None = None) -> nn.ModuleDict:
-    """The methods present in `settings`, by name.
+def build(
+    settings: Mapping[str, MethodSettings], shape: Shape, *, feature_width: int | None = None
+) -> nn.ModuleDict:
+    """The methods of a recipe's `align`, by name; one whose weight is 0 is left out.
 
     Args:
-        feature_width: width of the encoder features REPA aligns with; needed for it alone.
+        feature_width: width of the encoder features; needed by methods that align with them.
 
     Raises:
         ValueError: for a depth the network does not have.
     """
-    present = {name: getattr(settings, name) for name in METHODS}
-    return nn.ModuleDict(
-        {
-            name: method(present[name], shape, **_extra(name, feature_width))
-            for name, method in METHODS.items()
-            if present[name] is not None
-        }
-    )
+    built = nn.ModuleDict()
+    for name in (name for name in METHODS if name in settings and settings[name].weight):
+        chosen = settings[name]
+        for key, value in vars(chosen).items():  # depth, teacher_depth, ...
+            for depth in value if isinstance(value, tuple) else (value,):
+                if key.endswith(("depth", "depths")):
+                    check_depth(f"align.{name}.{key}", depth, shape)
+        if "features" in chosen.needs and feature_width is None:
+            raise ValueError(f"align.{name} needs the width of its encoder's features")
+        built[name] = method_class(name)(chosen, shape, feature_width=feature_width)
+    return built
 
 
-def _extra(name: str, feature_width: int | None) -> dict[str, int]:
-    if name != "repa":
-        return {}
-    if feature_width is None:
-        raise ValueError("REPA needs the width of its encoder's features")
-    return {"feature_width": feature_width}
+def method_class(name: str) -> type[Alignment]:
+    """What trains the method of a row."""
+    found = METHODS[name].module
+    if isinstance(found, str):
+        module, _, attribute = found.partition(":")
+        found = getattr(importlib.import_module(module), attribute)
+    cls: type[Alignment] = found
+    return cls

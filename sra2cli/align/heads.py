@@ -1,6 +1,7 @@
 """Projection heads, and the token losses they are trained with."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise
 
 import torch
@@ -24,13 +25,6 @@ def mlp(*widths: int) -> nn.Sequential:
         nn.init.zeros_(linear.bias)
         layers += [linear, nn.SiLU()]
     return nn.Sequential(*layers[:-1])
-
-
-def patchify(z: Tensor, patch: int) -> Tensor:
-    """(B, C, H, W) → (B, T, p*p*C): each token holds one patch, in SiT's order (p, p, C)."""
-    B, C, H, W = z.shape
-    z = z.view(B, C, H // patch, patch, W // patch, patch)
-    return z.permute(0, 2, 4, 3, 5, 1).reshape(B, -1, patch * patch * C)
 
 
 def smooth_l1(prediction: Tensor, target: Tensor) -> Tensor:
@@ -73,5 +67,6 @@ def token_loss(objective: str, prediction: Tensor, target: Tensor) -> Tensor:
 
     Half precision here is what turned the peers' losses to NaN.
     """
-    with torch.autocast(prediction.device.type, enabled=False):
+    device = prediction.device.type
+    with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
         return OBJECTIVES[objective](prediction.float(), target.float())

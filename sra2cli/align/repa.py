@@ -1,34 +1,31 @@
 """REPA: the features of a frozen image encoder as the target (arXiv 2410.06940)."""
 
-from torch import Tensor, nn
+from collections.abc import Mapping
 
+from torch import Tensor
+
+from sra2cli.align.contract import AlignInputs, Alignment, windowed
 from sra2cli.align.heads import mlp, token_loss
-from sra2cli.align.inputs import AlignInputs, Shape, check_depth, windowed
-from sra2cli.settings import REPA
+from sra2cli.config.methods import REPA
+from sra2cli.models.contract import Shape
 
 
-class RepaAlignment(nn.Module):
+class RepaAlignment(Alignment):
     """Projector D → 2048 → 2048 → F against encoder features, token by token.
 
     The cosine loss here is REPA's -cos, which is negative when all is well; the other
     objectives are as they are.
     """
 
-    needs_teacher = False
-    needs_features = True
-
-    def __init__(self, settings: REPA, shape: Shape, *, feature_width: int):
+    def __init__(self, settings: REPA, shape: Shape, *, feature_width: int | None = None):
         super().__init__()
-        check_depth("align.repa.depth", settings.depth, shape.depth)
-        self.settings, self.depth = settings, settings.depth
+        assert feature_width is not None  # align.build has seen to it
+        self.settings: REPA = settings
         hidden = [settings.hidden] * (settings.layers - 1)
         self.head = mlp(shape.width, *hidden, feature_width)
 
-    def weight(self, epoch: int) -> float:
-        return self.settings.weight
-
-    def forward(self, tokens: Tensor, inputs: AlignInputs) -> Tensor:
-        """tokens: (B, T, D) of block `depth`. Returns the loss of each sample, (B,)."""
+    def forward(self, taps: Mapping[int, Tensor], inputs: AlignInputs) -> Tensor:
+        tokens = taps[self.settings.depth]
         if inputs.features is None:
             raise ValueError("REPA needs encoder features")
         if inputs.features.shape[1] != tokens.shape[1]:

@@ -5,17 +5,28 @@ from typing import Annotated, Any
 
 import typer
 
-from sra2cli.cli.app import (
+from sra2cli.cli import options
+from sra2cli.cli.app import app, one_of, pick_device, refuse_given, user_errors
+from sra2cli.cli.options import (
+    HOW,
+    MACHINE,
+    WHAT,
+    WHERE,
     Device,
+    DryRun,
+    Inception,
     Json,
+    Metrics,
+    Num,
     Offline,
+    Overrides,
+    Preset,
     Processes,
-    app,
-    one_of,
-    pick_device,
-    user_errors,
+    Ref,
+    Solver,
+    Vae,
 )
-from sra2cli.errors import SetupError
+from sra2cli.core.errors import SetupError
 
 AXES = ("depth", "timesteps", "objective", "lambda", "mlp")
 
@@ -30,51 +41,66 @@ def ablate(
         typer.Argument(help="iterations: runs to judge; default: the recipe and its baseline."),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="Name of a recipe, or a YAML file. [default: b-sra2]")
+        str | None,
+        typer.Option(
+            help="Name of a recipe, or a YAML file. [default: b-sra2]",
+            rich_help_panel=WHAT,
+            autocompletion=options.recipes,
+        ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="A latent store. The digits' recipes make their own.")
+        Path | None,
+        typer.Option(
+            help="A latent store. The digits' recipes make their own.", rich_help_panel=WHAT
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Default: runs/ablate-RECIPE.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Default: runs/ablate-RECIPE.", rich_help_panel=WHERE)
+    ] = None,
     values: Annotated[
-        str | None, typer.Option(help="Values of the axis, with commas; default: the paper's.")
+        str | None,
+        typer.Option(
+            help="Values of the axis, with commas; default: the paper's.", rich_help_panel=HOW
+        ),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(help="Runs of each cell: mean and deviation. [default: 1]")
+        int | None,
+        typer.Option(
+            help="Runs of each cell: mean and deviation. [default: 1]", rich_help_panel=HOW
+        ),
     ] = None,
     step: Annotated[
         str | None,
-        typer.Option(help="Checkpoint to judge; iterations: several, with commas. Default: last."),
+        typer.Option(
+            help="Checkpoint to judge; iterations: several, with commas. Default: last.",
+            rich_help_panel=HOW,
+        ),
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a setting: key.sub=value. Repeatable.")
-    ] = None,
+    overrides: Overrides = None,
     shard: Annotated[
-        str, typer.Option(help="i/n: every n-th cell, from the i-th; n machines share the work.")
+        str,
+        typer.Option(
+            help="i/n: every n-th cell, from the i-th; n machines share the work.",
+            rich_help_panel=MACHINE,
+        ),
     ] = "1/1",
     jobs: Annotated[
-        int | None, typer.Option(help="Cells at a time. Default: 1; on the digits, one a core.")
+        int | None,
+        typer.Option(
+            help="Cells at a time. Default: 1; on the digits, one a core.", rich_help_panel=MACHINE
+        ),
     ] = None,
-    metrics: Annotated[
-        str | None,
-        typer.Option(help="As in `eval`. Default: the paper's; on the digits fd-digits."),
+    metrics: Metrics = None,
+    ref: Ref = None,
+    inception: Inception = None,
+    num: Num = None,
+    preset: Preset = None,
+    solver: Solver = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Solver steps, as in `sample`.", rich_help_panel=HOW)
     ] = None,
-    ref: Annotated[str | None, typer.Option(help="As in `eval`.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Of Inception, as in `eval`.")] = None,
-    num: Annotated[
-        int | None, typer.Option(help="Samples a cell. Default: 50,000; on the digits 500.")
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="As in `sample`. Default: no guidance.")
-    ] = None,
-    solver: Annotated[str | None, typer.Option(help="As in `sample`.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Solver steps, as in `sample`.")] = None,
-    vae: Annotated[
-        str | None, typer.Option(help="Decode samples with it; default: the store's.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the cells and what they will take.")
-    ] = False,
+    vae: Vae = None,
+    dry_run: DryRun = False,
     processes: Processes = None,
     device: Device = None,
     offline: Offline = False,
@@ -87,16 +113,15 @@ def ablate(
             raise SetupError(f"--values is for one axis, not for `ablate {axis}`")
         if runs and axis != "iterations":
             raise SetupError(f"runs are for `ablate iterations`; `ablate {axis}` makes its own")
-        wanted = {"--recipe": recipe, "--data": data, "--seeds": seeds, "--set": overrides}
-        useless = next((name for name, value in wanted.items() if value), None)
-        if runs and useless is not None:
-            raise SetupError(f"{useless} is for runs that are made; these are there already")
+        if runs:
+            wanted = {"--recipe": recipe, "--data": data, "--seeds": seeds, "--set": overrides}
+            refuse_given(wanted, "is for runs that are made; these are there already")
         chosen = read_steps(step)
         if axis != "iterations" and len(chosen) > 1:
             raise SetupError("--step takes one step; several are for `ablate iterations`")
-        from sra2cli import ablate as room
-        from sra2cli import recipe as recipes
-        from sra2cli.protocol import How
+        from sra2cli.config import recipe as recipes
+        from sra2cli.tables import ablate as room
+        from sra2cli.tables.protocol import How
 
         how = How(
             seeds=1 if seeds is None else seeds,
@@ -104,7 +129,7 @@ def ablate(
             jobs=jobs,
             metrics=metrics,
             ref=ref,
-            weights=weights,
+            weights=inception,
             num=num,
             preset=preset,
             solver=solver,
@@ -151,7 +176,8 @@ def read_steps(text: str | None) -> list[int]:
 
 def show(found: dict[str, Any], as_json: bool) -> None:
     """The tables, or all of it as JSON; of a dry run, the cells."""
-    from sra2cli import console, tables
+    from sra2cli.core import console
+    from sra2cli.tables import render
 
     if as_json:
         console.print_json(found)
@@ -167,8 +193,8 @@ def show(found: dict[str, Any], as_json: bool) -> None:
         )
         return
     for table in found["tables"].values():
-        lines = [tables.cells(table, row) for row in table["rows"]]
-        console.print_table(f"ablation: {table['title']}", tables.header(table), lines)
+        lines = [render.cells(table, row) for row in table["rows"]]
+        console.print_table(f"ablation: {table['title']}", render.header(table), lines)
     table = next(iter(found["tables"].values()))
     if any(row["paper"] for row in table["rows"]):
         console.say(f"the paper's numbers: {table['paper']}")

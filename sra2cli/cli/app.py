@@ -1,39 +1,31 @@
 """What the commands share: the app, options, errors as one line, results on stdout."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from sra2cli import __version__
-from sra2cli.errors import SetupError, UserError
+from sra2cli.core.errors import SetupError, UserError
 
 app = typer.Typer(
     name="sra2",
     help="Train, sample and judge latent diffusion transformers with representation alignment.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; default: cuda if there.")]
-Processes = Annotated[
-    int | None, typer.Option(help="Processes to start; default: one for each visible GPU.")
-]
-Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
-
 
 def fail(error: UserError) -> NoReturn:
     """One line on stderr, and the error's exit code."""
-    from sra2cli import console, processes
+    from sra2cli.core import console, processes
 
-    line = "error: " + " ".join(str(error).split())
-    if not processes.leave_error(error, line):
-        console.stderr.print(line, style="red", markup=False)
+    said = type(error)(" ".join(str(error).split()))
+    if not processes.leave_error(said):
+        console.stderr.print(f"error: {said}", style="red", markup=False)
     sys.exit(error.exit_code)
 
 
@@ -45,16 +37,20 @@ def user_errors() -> Iterator[None]:
     except UserError as error:
         fail(error)
     except KeyboardInterrupt:
-        from sra2cli.console import say
+        from sra2cli.core.console import say
 
         say("stopped: run the same command again to go on")
         sys.exit(130)
     except MemoryError:
         fail(UserError("out of memory: try a smaller --batch or train.micro_batch"))
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
-            raise
-        fail(UserError("the GPU is out of memory: try a smaller --batch or train.micro_batch"))
+        from sra2cli.core import processes
+
+        if type(error).__name__ == "OutOfMemoryError":
+            fail(UserError("the GPU is out of memory: try a smaller --batch or train.micro_batch"))
+        if processes.launched() and processes.lost(error):
+            fail(processes.PeerLostError(f"another process of this command ended ({error})"))
+        raise
     except OSError as error:
         import errno
 
@@ -88,15 +84,22 @@ def pick_device(wanted: str | None) -> str:
 
 def start_processes(processes: int | None, device: str | None) -> None:
     """Run this command on several processes, if that is asked for: does not return then."""
-    from sra2cli import processes as room
+    from sra2cli.core import processes as room
 
     room.start(sys.argv[1:], processes=processes, device=device)
 
 
-def one_of(option: str, value: str, options: tuple[str, ...]) -> None:
-    """Refuse a value that is not among the options."""
-    if value not in options:
+def one_of(option: str, value: str | None, options: tuple[str, ...]) -> None:
+    """Refuse a value that is not among the options; None: not given."""
+    if value is not None and value not in options:
         raise SetupError(f"{option} is one of {', '.join(options)}, not '{value}'")
+
+
+def refuse_given(given: Mapping[str, Any], why: str) -> None:
+    """Refuse the first option of a table that was given: {option: value, None if it was not}."""
+    useless = next((name for name, value in given.items() if value not in (None, False)), None)
+    if useless is not None:
+        raise SetupError(f"{useless} {why}")
 
 
 def parse_interval(text: str) -> tuple[float, float]:
@@ -110,7 +113,7 @@ def parse_interval(text: str) -> tuple[float, float]:
 
 def show(result: dict[str, Any], as_json: bool, title: str) -> None:
     """The result on stdout: JSON, or its plain values as a table."""
-    from sra2cli import console
+    from sra2cli.core import console
 
     if as_json:
         console.print_json(result)

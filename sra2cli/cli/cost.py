@@ -5,47 +5,67 @@ from typing import Annotated, Any
 
 import typer
 
-from sra2cli.cli.app import Device, Json, app, one_of, pick_device, user_errors
-from sra2cli.errors import SetupError
+from sra2cli.cli.app import app, one_of, pick_device, refuse_given, user_errors
+from sra2cli.cli.options import HOW, MACHINE, WHAT, WHERE, Device, Json
 
 
 @app.command()
 def cost(
     baseline: Annotated[
-        str, typer.Option(help="Beside SiT and SRA 2: repa, sra or all; sit: nothing more.")
+        str,
+        typer.Option(
+            help="Beside SiT and SRA 2: repa, sra or all; sit: nothing more.", rich_help_panel=WHAT
+        ),
     ] = "all",
-    model: Annotated[str, typer.Option(help="What is counted: a size of SiT.")] = "XL/2",
-    resolution: Annotated[int, typer.Option(help="Of the images.")] = 256,
+    model: Annotated[
+        str, typer.Option(help="What is counted: a size of SiT.", rich_help_panel=WHAT)
+    ] = "XL/2",
+    resolution: Annotated[int, typer.Option(help="Of the images.", rich_help_panel=WHAT)] = 256,
     measure: Annotated[
-        bool, typer.Option("--measure/--no-measure", help="Latency and throughput here, too.")
+        bool,
+        typer.Option(
+            "--measure/--no-measure", help="Latency and throughput here, too.", rich_help_panel=HOW
+        ),
     ] = True,
     measured_model: Annotated[
-        str | None, typer.Option(help="What is measured. Default: --model; on a CPU B/2.")
+        str | None,
+        typer.Option(help="What is measured. Default: --model; on a CPU B/2.", rich_help_panel=HOW),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(help="Of the measurements. Default: 256; on a CPU 4.", min=1)
+        int | None,
+        typer.Option(
+            help="Of the measurements. Default: 256; on a CPU 4.", rich_help_panel=MACHINE, min=1
+        ),
     ] = None,
     rounds: Annotated[
-        int | None, typer.Option(help="Turns of each method. Default: 20; on a CPU 7.", min=1)
+        int | None,
+        typer.Option(
+            help="Turns of each method. Default: 20; on a CPU 7.", rich_help_panel=HOW, min=1
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="JSON of the result. Default: runs/cost/.")
+        Path | None,
+        typer.Option(help="JSON of the result. Default: runs/cost/.", rich_help_panel=WHERE),
     ] = None,
     show: Annotated[
-        Path | None, typer.Option("--show", help="Print a result from another machine instead.")
+        Path | None,
+        typer.Option(
+            "--show", help="Print a result from another machine instead.", rich_help_panel=WHERE
+        ),
     ] = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
     """What alignment costs: parameters and GMACs counted, time and memory measured (Table 5)."""
     with user_errors():
-        one_of("--baseline", baseline, ("repa", "sra", "sit", "all"))
-        given = {"--measured-model": measured_model, "--batch": batch, "--rounds": rounds}
-        useless = next((name for name, value in given.items() if value is not None), None)
-        if useless is not None and (show is not None or not measure):
-            raise SetupError(f"{useless} is for what is measured here")
-        from sra2cli import console
-        from sra2cli import cost as room
+        if show is not None or not measure:
+            given = {"--measured-model": measured_model, "--batch": batch, "--rounds": rounds}
+            refuse_given(given, "is for what is measured here")
+        from sra2cli.config.methods import METHODS
+
+        one_of("--baseline", baseline, (*METHODS, "sit", "all"))
+        from sra2cli.core import console
+        from sra2cli.tables import cost as room
 
         if show is not None:
             result = room.load_result(show)
@@ -77,8 +97,8 @@ def cost(
 
 def show_counted(rows: list[dict[str, Any]], model: str, resolution: int) -> None:
     """The paper's column beside what the paper counted alone: XL/2 at 256 px."""
-    from sra2cli import console
-    from sra2cli import cost as room
+    from sra2cli.core import console
+    from sra2cli.tables import cost as room
 
     title = f"counted: {model}, {resolution} px, GMACs of a forward pass (the paper's GFLOPs)"
     shown = len(room.COUNTED) - ((model, resolution) != ("XL/2", 256))
@@ -87,8 +107,8 @@ def show_counted(rows: list[dict[str, Any]], model: str, resolution: int) -> Non
 
 
 def show_measured(result: dict[str, Any]) -> None:
-    from sra2cli import console
-    from sra2cli import cost as room
+    from sra2cli.core import console
+    from sra2cli.tables import cost as room
 
     found = result["measured"]
     if found is None:

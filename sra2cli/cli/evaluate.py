@@ -7,18 +7,40 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from sra2cli.cli.app import (
-    Device,
-    Json,
-    Offline,
-    Processes,
     app,
     one_of,
     parse_interval,
     pick_device,
+    refuse_given,
     start_processes,
     user_errors,
 )
-from sra2cli.errors import SetupError
+from sra2cli.cli.options import (
+    HOW,
+    WHAT,
+    WHERE,
+    Batch,
+    CfgChannels,
+    Compile,
+    Device,
+    Inception,
+    Json,
+    Kind,
+    Labels,
+    LastStep,
+    Metrics,
+    Num,
+    NumHeads,
+    Offline,
+    Precision,
+    Preset,
+    Processes,
+    Ref,
+    Solver,
+    Vae,
+)
+from sra2cli.core.errors import SetupError
+from sra2cli.runs.naming import split_step
 
 
 @app.command(name="eval")
@@ -28,73 +50,76 @@ def evaluate(
         typer.Argument(
             metavar="SAMPLES|RUN",
             help="From `sra2 sample`; any folder, zip or tar of images; an ADM .npz. "
-            "Or a run or checkpoint to draw from.",
+            "Or a run (RUN@STEP) or checkpoint to draw from.",
         ),
     ],
-    metrics: Annotated[
+    ref: Ref = None,
+    num: Num = None,
+    step: Annotated[
         str | None,
         typer.Option(
-            "--metrics",
-            "--metric",
-            help="Of fid,sfid,is,precision,recall,kid; or fd-digits. Default: the first five with "
-            "an .npz as --ref, else fd-digits.",
+            help="Checkpoints; with commas, each. [default: the newest]", rich_help_panel=WHAT
         ),
     ] = None,
-    ref: Annotated[
+    vae: Vae = None,
+    num_heads: NumHeads = None,
+    kind: Kind = None,
+    inception: Inception = None,
+    metrics: Metrics = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Of a run's samples. [default: 0]", min=0, max=2**63 - 1, rich_help_panel=HOW
+        ),
+    ] = None,
+    labels: Labels = None,
+    preset: Preset = None,
+    solver: Solver = None,
+    steps: Annotated[
         str | None,
-        typer.Option(help="An ADM .npz, or images; default: the metric's own (fd-digits)."),
+        typer.Option(
+            help="Solver steps; with commas, each in turn. [default: 250]", rich_help_panel=HOW
+        ),
     ] = None,
-    save_stats: Annotated[
-        Path | None,
-        typer.Option(help="Write statistics of SAMPLES to this .npz, to be used as --ref."),
+    last_step: LastStep = None,
+    cfg: Annotated[
+        str | None,
+        typer.Option(help="Guidance scales; with commas, each. [default: 1]", rich_help_panel=HOW),
     ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="Inception's weights; default: in torch's cache.")
+    interval: Annotated[
+        str | None,
+        typer.Option(
+            help="Guidance intervals a:b; with commas, each. [default: 0:1]", rich_help_panel=HOW
+        ),
     ] = None,
+    cfg_channels: CfgChannels = None,
     crop: Annotated[
-        int | None, typer.Option(help="Centre-crop all images to this side, as ADM does.")
+        int | None,
+        typer.Option(help="Centre-crop all images to this side, as ADM does.", rich_help_panel=HOW),
     ] = None,
     distances: Annotated[
-        str, typer.Option(help="Of precision and recall: float16 (as ADM) or float32.")
+        str,
+        typer.Option(
+            help="Of precision and recall: float16 (as ADM) or float32.", rich_help_panel=HOW
+        ),
     ] = "float16",
-    batch: Annotated[int, typer.Option(help="Images at a time.")] = 64,
+    save_stats: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write statistics of SAMPLES to this .npz, to be used as --ref.",
+            rich_help_panel=WHERE,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="JSON of the result; of a run, a folder. Default: beside SAMPLES; RUN/evals."
+            help="JSON of the result; of a run, a folder. Default: beside SAMPLES; RUN/evals.",
+            rich_help_panel=WHERE,
         ),
     ] = None,
-    num: Annotated[
-        int | None, typer.Option(help="Of a run: samples to draw and judge. [default: 50000]")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of a run's samples. [default: 0]", min=0, max=2**63 - 1)
-    ] = None,
-    labels: Annotated[str | None, typer.Option(help="As in `sample`. [default: random]")] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="As in `sample`: sra2, repa, sit or digits.")
-    ] = None,
-    solver: Annotated[str | None, typer.Option(help="As in `sample`. [default: em]")] = None,
-    steps: Annotated[
-        str | None, typer.Option(help="Solver steps; with commas, each in turn. [default: 250]")
-    ] = None,
-    cfg: Annotated[
-        str | None, typer.Option(help="Guidance scales; with commas, each. [default: 1]")
-    ] = None,
-    interval: Annotated[
-        str | None, typer.Option(help="Guidance intervals a:b; with commas, each. [default: 0:1]")
-    ] = None,
-    step: Annotated[
-        str | None, typer.Option(help="Checkpoints; with commas, each. [default: the newest]")
-    ] = None,
-    last_step: Annotated[float | None, typer.Option(help="As in `sample`.")] = None,
-    cfg_channels: Annotated[int | None, typer.Option(help="As in `sample`.")] = None,
-    vae: Annotated[str | None, typer.Option(help="Decode a run's samples with it.")] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="Of drawing: fp32, bf16 or fp16. [default: fp32]")
-    ] = None,
-    compile: Annotated[bool, typer.Option("--compile", help="torch.compile the blocks.")] = False,
-    num_heads: Annotated[int | None, typer.Option(help="As in `sample`.")] = None,
+    batch: Batch = 64,
+    precision: Precision = None,
+    compile: Compile = False,
     processes: Processes = None,
     device: Device = None,
     offline: Offline = False,
@@ -103,10 +128,12 @@ def evaluate(
     """Judge samples; or draw and judge them, over settings. Run again to go on."""
     with user_errors():
         one_of("--distances", distances, ("float16", "float32"))
+        one_of("--precision", precision, ("fp32", "bf16", "fp16"))
+        one_of("--solver", solver, ("em", "euler", "heun"))
         judging: dict[str, Any] = {
             "metric": metrics,
             "ref": ref,
-            "weights": weights,
+            "weights": inception,
             "crop": crop,
             "distances": distances,
             "batch": batch,
@@ -114,45 +141,54 @@ def evaluate(
         if not is_network(samples):
             if not samples.exists() and not any(c in samples.name for c in "*?["):
                 raise SetupError(f"no run, checkpoint or samples at {samples}")
-            given: dict[str, Any] = {
+            drawing = {
                 "--num": num,
+                "--step": step,
+                "--vae": vae,
+                "--num-heads": num_heads,
+                "--kind": kind,
+                "--seed": seed,
+                "--labels": labels,
                 "--preset": preset,
                 "--solver": solver,
                 "--steps": steps,
+                "--last-step": last_step,
+                "--cfg": cfg,
+                "--interval": interval,
+                "--cfg-channels": cfg_channels,
+                "--precision": precision,
+                "--compile": compile,
+                "--processes": processes,
             }
-            given |= {"--cfg": cfg, "--interval": interval, "--step": step, "--vae": vae}
-            given |= {"--labels": labels, "--processes": processes, "--num-heads": num_heads}
-            given |= {"--last-step": last_step, "--cfg-channels": cfg_channels}
-            given |= {"--precision": precision, "--compile": compile or None}
-            given |= {"--seed": seed, "--steps": steps}
-            wrong = next((name for name, value in given.items() if value is not None), None)
-            if wrong is not None:
-                raise SetupError(f"{wrong} is for a run or checkpoint; {samples} holds samples")
-            from sra2cli import evaluate as room
+            refuse_given(drawing, f"is for a run or checkpoint; {samples} holds samples")
+            from sra2cli.evaluation import evaluate as room
+            from sra2cli.evaluation.judge import Judging
 
             result = room.evaluate(
-                samples, **judging, save_stats=save_stats, device=pick_device(device), out=out
+                samples,
+                Judging(**judging),
+                save_stats=save_stats,
+                device=pick_device(device),
+                out=out,
             )
             show(result, json)
             return
         if save_stats is not None:
             raise SetupError("--save-stats is for samples or images; sample first")
         start_processes(processes, device)
-        from sra2cli import sample as sampling_room
-        from sra2cli import sweep
-        from sra2cli.generate import PRESETS, Sampling
-        from sra2cli.streaming import Judging
+        from sra2cli.evaluation import sweep
+        from sra2cli.evaluation.judge import Judging
+        from sra2cli.sampling.sample import Options
+        from sra2cli.sampling.settings import chosen
 
-        if solver is not None:
-            one_of("--solver", solver, ("em", "euler", "heun"))
-        if preset is not None:
-            one_of("--preset", preset, tuple(PRESETS))
-        if precision is not None:
-            one_of("--precision", precision, ("fp32", "bf16", "fp16"))
-        changed: dict[str, Any] = {"labels": labels, "solver": solver, "last_step": last_step}
-        changed |= {"cfg_channels": cfg_channels, "seed": seed}
-        changed = {k: v for k, v in changed.items() if v is not None}
-        base = Sampling(**{**PRESETS.get(preset or "", {}), **changed})
+        base = chosen(
+            preset,
+            labels=labels,
+            solver=solver,
+            last_step=last_step,
+            cfg_channels=cfg_channels,
+            seed=seed,
+        )
         wanted, swept = sweep.points(
             base,
             checkpoints=listed("--step", step, int) or [None],
@@ -160,19 +196,19 @@ def evaluate(
             intervals=listed("--interval", interval, parse_interval) or [base.interval],
             solver_steps=listed("--steps", steps, int) or [base.steps],
         )
-        options = sampling_room.Options(
-            vae=vae,
-            precision=precision or "fp32",  # type: ignore[arg-type]
-            compile=compile,
-            num_heads=num_heads,
-            offline=offline,
-        )
         found = sweep.judge(
             samples,
             wanted,
             swept=swept,
             num=50_000 if num is None else num,
-            options=options,
+            options=Options(
+                vae=vae,
+                precision=precision or "fp32",  # type: ignore[arg-type]
+                compile=compile,
+                num_heads=num_heads,
+                kind=kind,
+                offline=offline,
+            ),
             judging=Judging(**judging),
             device=pick_device(device),
             out=out,
@@ -182,9 +218,7 @@ def evaluate(
 
 def is_network(path: Path) -> bool:
     """A run folder or a checkpoint, rather than samples."""
-    name, at, number = str(path).rpartition("@")
-    if at and number.isdigit() and not path.exists():  # RUN@STEP
-        path = Path(name)
+    path, _ = split_step(path)
     if path.is_dir():
         marks = ("recipe.yaml", "checkpoint.json", "model.safetensors")
         return any((path / name).exists() for name in marks)
@@ -204,7 +238,7 @@ def listed(option: str, text: str | None, read: Callable[[str], T]) -> list[T]:
 
 def show_sweep(found: dict[str, Any], as_json: bool, swept: str) -> None:
     """A row a point, or all of it as JSON."""
-    from sra2cli import console
+    from sra2cli.core import console
 
     if as_json:
         console.print_json(found)
@@ -228,8 +262,8 @@ def show_sweep(found: dict[str, Any], as_json: bool, swept: str) -> None:
 
 def show(result: dict[str, Any], as_json: bool) -> None:
     """The metrics as a table, with what they were made of; or all of it as JSON."""
-    from sra2cli import console
-    from sra2cli.scores import METRICS
+    from sra2cli.core import console
+    from sra2cli.evaluation.scores import METRICS
 
     if as_json:
         console.print_json(result)

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from sra2cli.cli.app import Device, Json, Offline, app, pick_device, show, user_errors
-from sra2cli.errors import SetupError
+from sra2cli.cli.app import app, pick_device, show, user_errors
+from sra2cli.cli.options import HOW, WHAT, WHERE, Device, Json, Offline, Vae
+from sra2cli.core.errors import SetupError
 
 figures = typer.Typer(
     help="Pictures of what a network's tokens hold. Samples of several runs: `sample --grid`.",
@@ -14,25 +15,37 @@ figures = typer.Typer(
 )
 app.add_typer(figures, name="figures")
 
-Data = Annotated[Path | None, typer.Option(help="A latent store. Default: the run's.")]
-Step = Annotated[int | None, typer.Option(help="Checkpoint of this step; default: newest.")]
-Times = Annotated[str, typer.Option(help="Noise levels t, with commas; 0 is data, 1 noise.")]
-Blocks = Annotated[str | None, typer.Option(help="Blocks, with commas.")]
-Seed = Annotated[int, typer.Option(help="Of the noise.", min=0, max=2**63 - 2)]
-Out = Annotated[Path | None, typer.Option(help="The PNG. Default: in RUN/figures/.")]
+Data = Annotated[
+    Path | None, typer.Option(help="A latent store. Default: the run's.", rich_help_panel=WHAT)
+]
+Step = Annotated[
+    int | None, typer.Option(help="Checkpoint of this step; default: newest.", rich_help_panel=WHAT)
+]
+Times = Annotated[
+    str, typer.Option(help="Noise levels t, with commas; 0 is data, 1 noise.", rich_help_panel=HOW)
+]
+Blocks = Annotated[str | None, typer.Option(help="Blocks, with commas.", rich_help_panel=HOW)]
+Seed = Annotated[int, typer.Option(help="Of the noise.", rich_help_panel=HOW, min=0, max=2**63 - 2)]
+Out = Annotated[
+    Path | None, typer.Option(help="The PNG. Default: in RUN/figures/.", rich_help_panel=WHERE)
+]
 
 
 @figures.command()
 def pca(
     source: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT")],
-    index: Annotated[int, typer.Option(help="Which image of the store.")] = 0,
-    image: Annotated[Path | None, typer.Option(help="An image file instead.")] = None,
-    label: Annotated[int | None, typer.Option(help="Class of --image; default: none.")] = None,
+    index: Annotated[int, typer.Option(help="Which image of the store.", rich_help_panel=WHAT)] = 0,
+    image: Annotated[
+        Path | None, typer.Option(help="An image file instead.", rich_help_panel=WHAT)
+    ] = None,
+    label: Annotated[
+        int | None, typer.Option(help="Class of --image; default: none.", rich_help_panel=WHAT)
+    ] = None,
     data: Data = None,
     step: Step = None,
     times: Times = "0.1,0.3,0.5,0.7,0.9",
     blocks: Blocks = None,
-    vae: Annotated[str | None, typer.Option(help="First stage; default: the store's.")] = None,
+    vae: Vae = None,
     seed: Seed = 0,
     out: Out = None,
     device: Device = None,
@@ -42,8 +55,8 @@ def pca(
     """The paper's Figure 2: VAE feature and tokens over blocks and noise levels, by PCA."""
     with user_errors():
         check_png(out)
-        from sra2cli import figures as room
-        from sra2cli.sample import Options
+        from sra2cli.figures import figures as room
+        from sra2cli.sampling.sample import Options
 
         what = room.What(
             data=data,
@@ -59,7 +72,7 @@ def pca(
 @figures.command()
 def probe(
     sources: Annotated[list[Path], typer.Argument(metavar="RUN|CHECKPOINT...")],
-    num: Annotated[int, typer.Option(help="Images of the store.")] = 512,
+    num: Annotated[int, typer.Option(help="Images of the store.", rich_help_panel=WHAT)] = 512,
     data: Data = None,
     step: Step = None,
     times: Times = "0.1,0.3,0.5,0.7,0.9",
@@ -72,8 +85,8 @@ def probe(
     """How well tokens predict the VAE feature: a linear probe of each block and noise level."""
     with user_errors():
         check_png(out)
-        from sra2cli import figures as room
-        from sra2cli.sample import Options
+        from sra2cli.figures import figures as room
+        from sra2cli.sampling.sample import Options
 
         what = room.What(
             data=data,
@@ -114,7 +127,7 @@ def read_blocks(text: str | None) -> tuple[int, ...]:
 
 def show_probe(found: dict[str, object]) -> None:
     """R² as a table: a row a block, a column a noise level."""
-    from sra2cli import console
+    from sra2cli.core import console
 
     results: list[dict[str, list[dict[str, float]]]] = found["results"]  # type: ignore[assignment]
     for result in results:

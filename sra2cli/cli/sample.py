@@ -1,15 +1,11 @@
 """sra2 sample."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from sra2cli.cli.app import (
-    Device,
-    Json,
-    Offline,
-    Processes,
     app,
     one_of,
     parse_interval,
@@ -18,7 +14,28 @@ from sra2cli.cli.app import (
     start_processes,
     user_errors,
 )
-from sra2cli.errors import SetupError
+from sra2cli.cli.options import (
+    HOW,
+    WHAT,
+    WHERE,
+    Batch,
+    CfgChannels,
+    Compile,
+    Device,
+    Json,
+    Kind,
+    Labels,
+    LastStep,
+    Num,
+    NumHeads,
+    Offline,
+    Precision,
+    Preset,
+    Processes,
+    Solver,
+    Vae,
+)
+from sra2cli.core.errors import SetupError
 
 
 @app.command()
@@ -31,57 +48,63 @@ def sample(
             "several with --grid.",
         ),
     ],
-    num: Annotated[int | None, typer.Option(help="How many images. [default: 100]")] = None,
+    num: Num = None,
+    step: Annotated[
+        int | None,
+        typer.Option(help="Checkpoint of this step; default: newest.", rich_help_panel=WHAT),
+    ] = None,
+    weights: Annotated[str, typer.Option(help="ema or model.", rich_help_panel=WHAT)] = "ema",
+    vae: Vae = None,
+    num_heads: NumHeads = None,
+    kind: Kind = None,
     seed: Annotated[
-        int, typer.Option(help="Image i depends on (seed, i) alone.", min=0, max=2**63 - 1)
+        int,
+        typer.Option(
+            help="Image i depends on (seed, i) alone.", min=0, max=2**63 - 1, rich_help_panel=HOW
+        ),
     ] = 0,
-    labels: Annotated[
-        str | None, typer.Option(help="random, balanced, or classes as 0,1,2. [default: random]")
+    labels: Labels = None,
+    preset: Preset = None,
+    solver: Solver = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Solver steps. [default: 250]", rich_help_panel=HOW)
     ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(help="Of a paper: sra2, repa, sit; or digits. Options override."),
-    ] = None,
-    solver: Annotated[
-        str | None, typer.Option(help="em (SDE), euler or heun (ODE). [default: em]")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Solver steps. [default: 250]")] = None,
-    last_step: Annotated[
-        float | None, typer.Option(help="em: length of its noise-free last step. [default: 0.04]")
-    ] = None,
+    last_step: LastStep = None,
     cfg: Annotated[
-        float | None, typer.Option(help="Guidance scale; 1 is none. [default: 1]")
+        float | None,
+        typer.Option(help="Guidance scale; 1 is none. [default: 1]", rich_help_panel=HOW),
     ] = None,
     interval: Annotated[
-        str | None, typer.Option(help="Times a:b in which guidance applies. [default: 0:1]")
+        str | None,
+        typer.Option(
+            help="Times a:b in which guidance applies. [default: 0:1]", rich_help_panel=HOW
+        ),
     ] = None,
-    cfg_channels: Annotated[
-        int | None, typer.Option(help="Guide the first n latent channels only.")
-    ] = None,
+    cfg_channels: CfgChannels = None,
     rounding: Annotated[
-        str, typer.Option(help="To uint8: truncate (as REPA) or nearest.")
+        str, typer.Option(help="To uint8: truncate (as REPA) or nearest.", rich_help_panel=HOW)
     ] = "truncate",
-    step: Annotated[
-        int | None, typer.Option(help="Checkpoint of this step; default: newest.")
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder; default: inside RUN/samples.", rich_help_panel=WHERE),
     ] = None,
-    weights: Annotated[str, typer.Option(help="ema or model.")] = "ema",
-    vae: Annotated[
-        str | None, typer.Option(help="Decode with this VAE; default: the store's.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder; default: inside RUN/samples.")] = None,
     npz: Annotated[
-        bool, typer.Option("--npz", help="Also write samples.npz, for ADM's evaluator.")
+        bool,
+        typer.Option(
+            "--npz", help="Also write samples.npz, for ADM's evaluator.", rich_help_panel=WHERE
+        ),
     ] = False,
     grid: Annotated[
         bool,
-        typer.Option("--grid", help="One labelled picture of all sources: the same noise, labels."),
+        typer.Option(
+            "--grid",
+            help="One labelled picture of all sources: the same noise, labels.",
+            rich_help_panel=WHERE,
+        ),
     ] = False,
-    batch: Annotated[int, typer.Option(help="Images at a time; does not change them.")] = 64,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
-    compile: Annotated[bool, typer.Option("--compile", help="torch.compile the blocks.")] = False,
-    num_heads: Annotated[
-        int | None, typer.Option(help="For checkpoints of sizes that are not in the table.")
-    ] = None,
+    batch: Batch = 64,
+    precision: Precision = None,
+    compile: Compile = False,
     processes: Processes = None,
     device: Device = None,
     offline: Offline = False,
@@ -92,61 +115,57 @@ def sample(
         one_of("--weights", weights, ("ema", "model"))
         one_of("--rounding", rounding, ("truncate", "nearest"))
         one_of("--precision", precision, ("fp32", "bf16", "fp16"))
-        if solver is not None:
-            one_of("--solver", solver, ("em", "euler", "heun"))
-        given: dict[str, Any] = {
-            "labels": labels,
-            "solver": solver,
-            "steps": steps,
-            "last_step": last_step,
-            "cfg": cfg,
-            "interval": None if interval is None else parse_interval(interval),
-            "cfg_channels": cfg_channels,
-        }
+        one_of("--solver", solver, ("em", "euler", "heun"))
         if len(sources) > 1 and not grid:
             raise SetupError("several sources need --grid: one picture of all of them")
         start_processes(processes, device)
-        from sra2cli import sample as room
-        from sra2cli.generate import PRESETS, Sampling
+        from sra2cli.sampling import sample as room
+        from sra2cli.sampling.settings import chosen
 
-        if preset is not None:
-            one_of("--preset", preset, tuple(PRESETS))
-        chosen = {
-            **PRESETS.get(preset or "", {}),
-            **{k: v for k, v in given.items() if v is not None},
-        }
-        sampling = Sampling(seed=seed, rounding=rounding, **chosen)  # type: ignore[arg-type]
+        sampling = chosen(
+            preset,
+            seed=seed,
+            rounding=rounding,
+            labels=labels,
+            solver=solver,
+            steps=steps,
+            last_step=last_step,
+            cfg=cfg,
+            interval=None if interval is None else parse_interval(interval),
+            cfg_channels=cfg_channels,
+        )
         options = room.Options(
             step=step,
             weights=weights,  # type: ignore[arg-type]
             vae=vae,
             batch=batch,
-            precision=precision,  # type: ignore[arg-type]
+            precision=precision or "fp32",  # type: ignore[arg-type]
             compile=compile,
             npz=npz,
             num_heads=num_heads,
+            kind=kind,
             offline=offline,
         )
+        where = pick_device(device)
         if grid:
-            from sra2cli import compare
+            from sra2cli.sampling import compare
 
-            result = compare.compare(
+            found = compare.compare(
                 sources,
-                num=num or 8,
+                num=8 if num is None else num,
                 sampling=sampling,
                 options=options,
                 out=out,
-                device=pick_device(device),
+                device=where,
             )
-            show(result, json, "sample --grid")
+            show(found, json, "sample --grid")
             return
-        source, options = room.at_step(sources[0], options)
-        result = room.sample(
-            source,
+        found = room.sample(
+            sources[0],
             num=100 if num is None else num,
             sampling=sampling,
             options=options,
             out=out,
-            device=pick_device(device),
+            device=where,
         )
-        show(result, json, "sample")
+        show(found, json, "sample")

@@ -1,0 +1,40 @@
+"""sra2 recipes."""
+
+from typing import Annotated
+
+import typer
+
+from sra2cli.cli import options
+from sra2cli.cli.app import app, user_errors
+from sra2cli.cli.options import Json, Overrides
+
+
+@app.command()
+def recipes(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="A recipe to print, with everything it inherits; or a YAML file.",
+            autocompletion=options.recipes,
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """The packaged recipes, a line each; or one of them, resolved."""
+    with user_errors():
+        from sra2cli.config import recipe as room
+        from sra2cli.core import console
+
+        if name is None:
+            rows = [(found, room.headline(found)) for found in room.names()]
+            if json:
+                console.print_json(dict(rows))
+            else:
+                console.print_table("recipes", ("name", "what it is"), rows)
+            return
+        tree = room.load(name, overrides or []).to_dict()
+        if json:
+            console.print_json(tree)
+        else:
+            print(room.text_of(tree), end="")

@@ -1,0 +1,86 @@
+"""Types of settings that say what values they take; a fault ends the sentence "'train.lr' ..."."""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Strict
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True)
+def settings(cls: type[T]) -> type[T]:
+    """A frozen dataclass that recipes are read into: no key but its own, no infinite number."""
+    cls.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]
+    return dataclass(frozen=True)(cls)
+
+
+def _number(value: Any) -> Any:
+    """YAML reads 1e-4 as text."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _above_0(value: float) -> float:
+    if value <= 0:
+        raise ValueError(f"must be above 0, not {value}")
+    return value
+
+
+def _not_negative(value: float) -> float:
+    if value < 0:
+        raise ValueError(f"must not be negative, but is {value}")
+    return value
+
+
+def _fraction(value: float) -> float:
+    if not 0 <= value < 1:
+        raise ValueError(f"lies in [0, 1), not {value}")
+    return value
+
+
+def _seed(value: int) -> int:
+    if not 0 <= value < 2**63:
+        raise ValueError(f"lies in [0, 2^63), not {value}")
+    return value
+
+
+def _pair(value: Any) -> Any:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError(f"takes 2 numbers, as [0, 1], not {value!r}")
+    return tuple(value)
+
+
+def _window(value: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= value[0] < value[1] <= 1:
+        raise ValueError(f"is [a, b] with 0 <= a < b <= 1, not {list(value)}")
+    return value
+
+
+def _until(value: int | str | None) -> int | str | None:
+    if isinstance(value, int) and value >= 0:
+        return value
+    if value is None or (isinstance(value, str) and re.fullmatch(r"\d+(ep)?", value)):
+        return value
+    raise ValueError(f"is a number of steps, as 100000, or of epochs, as 80ep; not {value!r}")
+
+
+Whole = Annotated[int, Strict()]
+Count = Annotated[Whole, AfterValidator(_above_0)]  # 1, 2, ...
+Natural = Annotated[Whole, AfterValidator(_not_negative)]  # 0, 1, ...
+Seed = Annotated[Whole, AfterValidator(_seed)]
+Number = Annotated[float, Strict(), BeforeValidator(_number)]
+Positive = Annotated[Number, AfterValidator(_above_0)]
+NotNegative = Annotated[Number, AfterValidator(_not_negative)]
+Fraction = Annotated[Number, AfterValidator(_fraction)]
+Flag = Annotated[bool, Strict()]
+Fractions = Annotated[tuple[Fraction, Fraction], BeforeValidator(_pair)]
+Window = Annotated[tuple[Number, Number], BeforeValidator(_pair), AfterValidator(_window)]
+Until = Annotated[
+    Annotated[int, Strict()] | Annotated[str, Strict()] | None, AfterValidator(_until)
+]

@@ -1,0 +1,127 @@
+"""Alignment methods: their settings, and the one table that names them.
+
+A new method is a file in `align/`, its settings here, and a row of `METHODS`: its name in recipes
+and results, what recipes check, what is ablated, counted and listed follow from the row.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from sra2cli.config.checks import Count, NotNegative, Number, Until, Window, settings
+
+Objective = Literal["smooth-l1", "cosine", "l1", "l2"]
+
+
+@settings
+class MethodSettings:
+    """What every method has; the blocks it aligns are settings whose names end in depth or depths.
+
+    Class attributes: needs says what a method asks of a batch beside latents: "teacher" (tokens of
+    another network), "features" (of the image encoder that its setting `encoder` names).
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    weight: NotNegative = 1.0  # lambda; 0: the method is not built
+    window: Window = (0.0, 1.0)  # no alignment loss for t outside
+    until: Until = None  # step (100000) or epoch (80ep) from which on the method is switched off
+
+    def decay(self, epoch: int) -> float:
+        """What multiplies the weight at an epoch of the data."""
+        return 1.0
+
+    def factor(self, step: int, epoch: int) -> float:
+        """What multiplies the loss at a step; once 0 by `until`, always 0."""
+        if self.until is not None:
+            text = str(self.until)
+            if (epoch if text.endswith("ep") else step) >= int(text.removesuffix("ep")):
+                return 0.0
+        return self.weight * self.decay(epoch)
+
+
+@settings
+class SRA2(MethodSettings):
+    """SRA 2 (arXiv 2601.17830): align tokens with the VAE's own feature."""
+
+    depth: Count = 2  # block whose tokens are aligned, 1-based
+    objective: Objective = "smooth-l1"
+    layers: Count = 5  # linears of the head
+    target: Literal["sample", "mean"] = "sample"  # the latent noised in this step, or its mean
+    reduction: Literal["mean", "sum"] = "mean"
+
+
+@settings
+class REPA(MethodSettings):
+    """REPA (arXiv 2410.06940): align tokens with a frozen image encoder."""
+
+    needs = frozenset({"features"})
+
+    depth: Count = 8
+    weight: NotNegative = 0.5
+    objective: Objective = "cosine"
+    layers: Count = 3
+    hidden: Count = 2048
+    encoder: str = "facebook/dinov2-base"  # name or folder; its features may lie in the store
+
+
+@settings
+class SRA(MethodSettings):
+    """SRA (arXiv 2505.02831): align tokens with later tokens of the EMA at a cleaner time."""
+
+    needs = frozenset({"teacher"})
+
+    depth: Count = 8
+    teacher_depth: Count = 20
+    weight: NotNegative = 0.2
+    objective: Literal["smooth-l1", "cosine", "cosine-over-tokens", "l1", "l2"] = "smooth-l1"
+    time_shift: Number = 0.2  # teacher time = clamp(t - time_shift * u, 0, 1)
+    decay_after: int | None = 149  # epoch from which on the weight falls; null: constant
+    decay_epochs: Count = 1000  # over so many epochs tenfold
+
+    def decay(self, epoch: int) -> float:
+        """0.1^((epoch - after) / epochs): 2 * 0.1^(1 + ...) of SRA's runs is 0.2 times it."""
+        if self.decay_after is None or epoch <= self.decay_after:
+            return 1.0
+        return float(0.1 ** ((epoch - self.decay_after) / self.decay_epochs))
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row. title: in tables.
+
+    module: "module:class" of what trains it (torch is imported when it is built), or the class.
+    blocks: settings of its paper by size, for `sra2 cost`; sizes that are not there: the defaults.
+    """
+
+    settings: type[MethodSettings]
+    module: Any
+    title: str
+    blocks: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+METHODS: dict[str, Method] = {  # by their names in a recipe's `align`
+    "repa": Method(
+        REPA,
+        "sra2cli.align.repa:RepaAlignment",
+        "REPA",
+        {"S": {"depth": 4}, "B": {"depth": 4}, "L": {"depth": 8}, "XL": {"depth": 8}},
+    ),
+    "sra": Method(
+        SRA,
+        "sra2cli.align.sra:SraAlignment",
+        "SRA",
+        {
+            "S": {"depth": 3, "teacher_depth": 8},  # ours
+            "B": {"depth": 3, "teacher_depth": 8},
+            "L": {"depth": 6, "teacher_depth": 16},
+            "XL": {"depth": 8, "teacher_depth": 20},
+        },
+    ),
+    "sra2": Method(
+        SRA2,
+        "sra2cli.align.sra2:Sra2Alignment",
+        "SRA 2",
+        {"S": {"depth": 2}, "B": {"depth": 2}, "L": {"depth": 8}, "XL": {"depth": 8}},
+    ),
+}

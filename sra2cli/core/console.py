@@ -1,0 +1,109 @@
+"""What the user sees: messages and progress on stderr, results on stdout."""
+
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+stdout = Console(highlight=False, soft_wrap=True)
+
+
+def silence() -> None:
+    """No more output from this process: of several, one speaks."""
+    stderr.quiet = stdout.quiet = True
+
+
+@contextmanager
+def no_results() -> Iterator[None]:
+    """Nothing on stdout in here: a command that is part of another."""
+    before, stdout.quiet = stdout.quiet, True
+    try:
+        yield
+    finally:
+        stdout.quiet = before
+
+
+def say(message: str) -> None:
+    """One message line on stderr."""
+    stderr.print(message, markup=False)
+
+
+def warn(message: str) -> None:
+    """One warning line on stderr."""
+    stderr.print(f"warning: {message}", style="yellow", markup=False)
+
+
+@contextmanager
+def progress(title: str, total: int, *, unit: str = "images", start: int = 0) -> Iterator["Bar"]:
+    """A progress bar with speed and time left, on stderr, gone when done.
+
+    Where stderr is not a terminal (a log file), a plain line every half minute instead.
+    """
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    ]
+    live = stderr.is_terminal
+    with Progress(*columns, console=stderr, transient=True, disable=not live) as bars:
+        bars.add_task(title, total=total, completed=start, rate="", note="")
+        yield Bar(bars, unit, every=math.inf if live else 30)
+
+
+class Bar:
+    """One running bar: `advance` as work gets done; `note` shows what is worth seeing."""
+
+    def __init__(self, bars: Progress, unit: str, *, every: float):
+        self._bars, self._task, self._unit, self._every = bars, bars.tasks[0], unit, every
+        self._begun = self._said = time.monotonic()
+        self._start = self._task.completed
+
+    def advance(self, count: int = 1, note: str | None = None) -> None:
+        """`count` more units are done."""
+        task, now = self._task, time.monotonic()
+        speed = (task.completed + count - self._start) / max(now - self._begun, 1e-9)
+        note = task.fields["note"] if note is None else note
+        rate = f"{speed:,.1f} {self._unit}/s"
+        self._bars.update(task.id, advance=count, rate=rate, note=note)
+        if now - self._said > self._every:
+            self._said = now
+            done = f"{task.completed:,.0f} of {task.total:,.0f} {self._unit}"
+            say(f"{task.description}: {done}, {speed:,.1f}/s {task.fields['note']}".rstrip())
+
+
+def print_json(result: Any) -> None:
+    """A machine-readable result on stdout."""
+    if not stdout.quiet:
+        print(json.dumps(result, indent=2))
+
+
+def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on stdout; the first column is text, the others numbers."""
+    table = Table(title=title, title_justify="left")
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    stdout.print(table)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """The same table for a Markdown file."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

@@ -1,0 +1,115 @@
+"""Files that are whole or not there, and what identifies their content."""
+
+import contextlib
+import errno
+import fcntl
+import glob
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from sra2cli.core.errors import SetupError
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file so that a kill leaves the old one or the new one, whole."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(text)
+    sync(scratch)
+    os.replace(scratch, path)
+
+
+def file_digest(path: Path) -> str:
+    """BLAKE2b of a file, 32 hex digits."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "blake2b").hexdigest()[:32]
+
+
+def listing_digest(path: str) -> str | None:
+    """What tells whether a file, the files below a folder, or those of a pattern have changed.
+
+    Of names, sizes and dates; None if there are none.
+    """
+    files = [p for p in glob.glob(path) if not os.path.isdir(p)]
+    for folder, _, names in os.walk(path):
+        files += [os.path.join(folder, name) for name in names]
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        about = os.stat(file)
+        digest.update(f"{file}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def try_lock(handle: IO[Any] | int) -> bool:
+    """Lock an open file or folder; False if another process has it. It goes with the process."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
+
+
+def hold(path: Path, busy: str) -> IO[bytes]:
+    """A file, made where it is not there, locked until it is closed or the process ends.
+
+    Raises:
+        SetupError: another process has it; says `busy`.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("ab")
+        if not try_lock(handle):
+            handle.close()
+            raise SetupError(busy)
+        try:
+            if os.fstat(handle.fileno()).st_ino == path.stat().st_ino:
+                return handle
+        except FileNotFoundError:  # who held it before has removed it: make it anew
+            pass
+        handle.close()
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """A lock file, waited for: one process at a time is in here."""
+    with path.open("ab") as handle:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def is_full(folder: Path) -> bool:
+    """Whether nothing more can be written there, be it for the disk or a quota."""
+    probe = folder / f".probe.{os.getpid()}"
+    try:
+        probe.write_bytes(b"x" * (1 << 20))
+        return False
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def weights_fingerprint(state: Mapping[str, Any], prefixes: tuple[str, ...] = ("",)) -> str:
+    """SHA-256, first 16 hex digits, of the tensors whose names begin with a prefix, as float32."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(state.items()):
+        if key.startswith(prefixes):
+            digest.update(f"{key}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Images, sources, latent stores, training batches."""

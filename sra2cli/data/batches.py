@@ -1,0 +1,213 @@
+"""Training batches: what each step sees, made from the store and the clock in a thread ahead."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sra2cli.config.settings import Recipe
+from sra2cli.core import clock
+from sra2cli.core.clock import Purpose, Scalar
+from sra2cli.core.errors import DataError, SetupError
+from sra2cli.core.prefetch import ahead
+from sra2cli.data.conditions import CONDITIONS
+from sra2cli.data.images import decode_image
+from sra2cli.data.sources import Source, VanishedError
+from sra2cli.data.store import Store
+from sra2cli.diffusion.path import sample_times
+from sra2cli.encoders.first_stage import scaled_latents
+from sra2cli.encoders.image import Encoder
+from sra2cli.models.build import shape_of
+from sra2cli.models.contract import Condition
+
+AHEAD = 3  # batches prepared in advance
+
+
+@dataclass(frozen=True)
+class Raw:
+    """The numbers of one micro-batch on the host; `to_batch` finishes it on the device."""
+
+    moments: Tensor  # (B, 2C, h, w), as stored: float32 or float16
+    posterior: Tensor  # (B, C, h, w) standard normals
+    noise: Tensor  # (B, C, h, w) standard normals
+    scalars: Tensor  # (B, clock.SCALARS) uniforms
+    condition: Condition  # what each sample shows
+    features: Tensor | None  # (B, T, F), as stored: float16
+    pixels: Tensor | None  # (B, R, R, 3) uint8, for an encoder that runs while training
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Raw":
+        """The same with every tensor changed."""
+        values: dict[str, Any] = {
+            name: value.map(change) if isinstance(value, Condition) else change(value)
+            for name, value in vars(self).items()
+            if value is not None
+        }
+        return replace(self, **values)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch, on the device.
+
+    z, mean: (B, C, H, W) scaled latents: the posterior draw to be noised, and the posterior mean.
+    noise: (B, C, H, W). t, teacher_uniform: (B,) float32.
+    condition: what each sample shows; drop: (B,) bool, for which the network is not told.
+    features: (B, T, F) of an image encoder; None where no method needs them now.
+    """
+
+    z: Tensor
+    mean: Tensor
+    noise: Tensor
+    t: Tensor
+    condition: Condition
+    teacher_uniform: Tensor
+    drop: Tensor | None = None
+    features: Tensor | None = None
+
+
+class Batches:
+    """Micro-batches of one process, in order.
+
+    Args:
+        indices: for each micro-batch of a step, its indices in the global batch.
+        images: what the store was made from: they are read for an encoder that runs while
+            training, instead of the store's features.
+        pin: page-lock the tensors, for copies to a CUDA device.
+
+    Every number is a function of (seed, step, index in the global batch): see sra2cli/clock.py.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        recipe: Recipe,
+        indices: list[range],
+        *,
+        images: Source | None = None,
+        pin: bool = False,
+    ):
+        self.store, self.recipe, self.indices = store, recipe, indices
+        self.images, self.pin = images, pin
+        self.shape = shape_of(recipe)
+        self.places = {name: i for i, name in enumerate(images.names)} if images else {}
+
+    def raw(self, step: int, indices: range) -> Raw:
+        """The numbers for the given indices of the global batch at `step`."""
+        recipe, seed = self.recipe, self.recipe.seed
+        rows = clock.positions(seed, step, recipe.train.batch, indices, len(self.store))
+        uniforms = clock.scalars(seed, step, indices)
+        shape = self.shape.state
+        needed = recipe.needs("features", step, epoch_of(recipe, step, self.store))
+        mirrored = uniforms[:, Scalar.MIRROR] < 0.5 if recipe.data.mirror else None
+        return Raw(
+            moments=self.store.moments(rows, mirrored, pin=self.pin),
+            posterior=torch.from_numpy(
+                clock.normals(seed, Purpose.POSTERIOR, step, indices, shape)
+            ),
+            noise=torch.from_numpy(clock.normals(seed, Purpose.NOISE, step, indices, shape)),
+            scalars=torch.from_numpy(uniforms),
+            condition=CONDITIONS[self.shape.condition].of_rows(
+                self.store, rows, mirrored, self.shape
+            ),
+            features=self.store.features(rows, mirrored, pin=self.pin)
+            if needed and self.images is None
+            else None,
+            pixels=self._pixels(self.images, rows, mirrored) if needed and self.images else None,
+        )
+
+    def _pixels(self, source: Source, rows: np.ndarray, mirrored: np.ndarray | None) -> Tensor:
+        """The images of these rows, cropped as they were for the store."""
+        names = [self.store.names[row] for row in rows]
+
+        def decode(name: str, data: bytes | np.ndarray) -> np.ndarray:
+            assert isinstance(data, bytes)
+            try:
+                return decode_image(data, self.store.info.resolution)
+            except DataError as error:
+                raise DataError(f"{source.root}: {name}: {error}") from None
+
+        try:
+            found = source.read_many([self.places[name] for name in names])
+        except (DataError, VanishedError) as error:
+            raise DataError(f"{source.root}: {error}") from None
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            images = torch.from_numpy(np.stack(list(pool.map(decode, names, found))))
+        if mirrored is not None:
+            images[mirrored] = images[mirrored].flip(2)
+        return images
+
+    def from_step(self, start: int, stop: int) -> Iterator[list[Raw]]:
+        """The micro-batches of each step in [start, stop), prepared by a thread ahead of use."""
+        return ahead(
+            (
+                [self._pinned(self.raw(step, part)) for part in self.indices]
+                for step in range(start, stop)
+            ),
+            depth=AHEAD,
+        )
+
+    def _pinned(self, raw: Raw) -> Raw:
+        return raw.map(lambda tensor: tensor.pin_memory()) if self.pin else raw
+
+
+def epoch_of(recipe: Recipe, step: int, store: Store) -> int:
+    """The epoch of the data in which a step begins."""
+    return step * recipe.train.batch // len(store)
+
+
+def to_batch(
+    raw: Raw,
+    recipe: Recipe,
+    store: Store,
+    device: torch.device,
+    encoder: Encoder | None = None,
+) -> Batch:
+    """The batch the objective trains on: posterior draw, times and features from `raw`."""
+    on = raw.map(lambda tensor: tensor.to(device, non_blocking=True))
+    uniforms, times, info = on.scalars, recipe.path, store.info
+    moments = on.moments.float()
+    features = None if on.features is None else on.features.float()
+    if encoder is not None and on.pixels is not None:
+        features = encoder.features(on.pixels)
+    return Batch(
+        z=scaled_latents(moments, on.posterior, scale=info.scale, shift=info.shift),
+        mean=scaled_latents(moments, None, scale=info.scale, shift=info.shift),
+        noise=on.noise,
+        t=sample_times(
+            uniforms[:, Scalar.TIME], times.times, mean=times.times_mean, std=times.times_std
+        ),
+        condition=on.condition,
+        drop=uniforms[:, Scalar.LABEL_DROP] < recipe.train.label_dropout,
+        teacher_uniform=uniforms[:, Scalar.TEACHER_TIME],
+        features=features,
+    )
+
+
+def split(batch: int, *, rank: int, processes: int, micro: int | None) -> list[range]:
+    """Indices of the global batch for each micro-batch of one process.
+
+    Raises:
+        ValueError: the global batch is not processes x micro-batch x accumulation.
+    """
+    if batch % processes:
+        raise ValueError(f"a global batch of {batch} does not divide over {processes} processes")
+    own = batch // processes
+    micro = own if micro is None else micro
+    if micro <= 0 or own % micro:
+        raise ValueError(f"micro-batch {micro} does not divide the {own} samples of a process")
+    first = rank * own
+    return [range(first + k, first + k + micro) for k in range(0, own, micro)]
+
+
+def share(wanted: Recipe, *, rank: int, processes: int) -> list[range]:
+    """Indices of the global batch for each micro-batch of a process, or SetupError."""
+    settings = wanted.train
+    try:
+        return split(settings.batch, rank=rank, processes=processes, micro=settings.micro_batch)
+    except ValueError as error:
+        raise SetupError(f"{error}: change train.batch, train.micro_batch or --processes") from None

@@ -1,0 +1,95 @@
+"""A recipe and a store: what the one leaves open the other says; where they differ, a refusal."""
+
+from dataclasses import replace
+from typing import Any
+
+from sra2cli.config.methods import METHODS
+from sra2cli.config.settings import Recipe
+from sra2cli.core import console
+from sra2cli.core.errors import SetupError
+from sra2cli.data.sources import Source
+from sra2cli.data.store import Store
+from sra2cli.data.store_info import StoreInfo
+from sra2cli.models.build import shape_of
+
+
+def fitted(recipe: Recipe, store: Store, images: Source | None = None) -> Recipe:
+    """The recipe with the store's classes, channels and latent where it names none.
+
+    Args:
+        images: what the store was made from, for an encoder that runs while training.
+
+    Raises:
+        SetupError: the store does not hold what the recipe asks for; names everything that
+            differs, and the options that accept it.
+    """
+    info, data = store.info, recipe.data
+    taken = {
+        key: getattr(info, key)
+        for key in ("classes", "channels", "latent")
+        if getattr(data, key) is None
+    }
+    if taken:
+        console.say(f"{', '.join(f'{k} {v}' for k, v in taken.items())}: taken from {store.path}")
+        recipe = replace(recipe, data=replace(data, **taken))
+        data = recipe.data
+    _refuse_others(recipe, store)
+    if data.mirror and not info.mirrored:
+        raise SetupError(f"{store.path} has no mirrored images: extract with --flip")
+    missing = next(iter(set(store.names) - set(images.names)), None) if images is not None else None
+    if missing is not None and images is not None:
+        raise SetupError(f"{images.root} is not the source of {store.path}: no {missing} in it")
+    if recipe.encoder is not None and images is None:
+        _check_features(recipe, recipe.encoder, store)
+    return recipe
+
+
+def _refuse_others(recipe: Recipe, store: Store) -> None:
+    """One line for all that differs."""
+    info, data = store.info, recipe.data
+    rows: list[tuple[str, Any, str]] = [
+        ("classes", info.classes, f"{info.classes} classes"),
+        ("channels", info.channels, f"{info.channels} latent channels (VAE {info.vae})"),
+        (
+            "latent",
+            info.latent,
+            f"{info.latent}x{info.latent} latents ({info.resolution} px, VAE {info.vae})",
+        ),
+    ]
+    differ = [row for row in rows if getattr(data, row[0]) != row[1]]
+    other_vae = data.vae not in (None, info.vae_fingerprint)
+    if not differ and not other_vae:
+        return
+    said, accept = [], [f"--set data.{key}={value}" for key, value, _ in differ]
+    if differ:
+        has, wants = (what for _, _, what in differ), (getattr(data, key) for key, _, _ in differ)
+        said.append(f"has {', '.join(has)}, the recipe wants {', '.join(map(str, wants))}")
+    if other_vae:
+        made = f"('{info.vae}', {info.vae_fingerprint})"
+        said.append(f"was made with another VAE {made} than the recipe's ({data.vae})")
+        accept.append(f"--set data.vae={info.vae_fingerprint}")
+    raise SetupError(
+        f"{store.path} {' and '.join(said)}: choose another store, or {' '.join(accept)}"
+    )
+
+
+def _check_features(recipe: Recipe, encoder: str, store: Store) -> None:
+    """Refuse a store without the encoder features that a method needs."""
+    info: StoreInfo = store.info
+    shape = shape_of(recipe)
+    name = next(n for n, s in recipe.align.items() if "features" in s.needs)
+    if not info.encoder:
+        raise SetupError(
+            f"{store.path} has no encoder features, which {METHODS[name].title} needs: "
+            f"extract with --encoder {encoder}, or give the images with --images"
+        )
+    if info.encoder != encoder:
+        raise SetupError(
+            f"{store.path} has the features of {info.encoder}, the recipe wants {encoder}: "
+            f"choose another store, or --set align.{name}.encoder={info.encoder}"
+        )
+    if info.feature_tokens != shape.tokens:
+        raise SetupError(
+            f"{store.path} has {info.feature_tokens} features an image, the network "
+            f"{shape.tokens} tokens: extract with --feature-patch {shape.patch}"
+        )

@@ -1,0 +1,279 @@
+"""The latent store: one HDF5 file of contiguous data sets that explains itself.
+
+Data sets (N rows, one per source image, in source order)
+    moments   (N, 2C, h, w) float32 or float16   mean‖std of the VAE posterior, unscaled
+    features  (N, T, F) float16       of an image encoder, if asked for
+    mirrored_moments, mirrored_features   of the mirrored images, if asked for
+    any other row set that `extra` declares
+    labels    (N,) int64              -1 without labels
+    state     (N,) uint8              0 not written, 1 good, 2 rejected
+    names     (N,) utf-8              path of the image in its source
+Readers see the rows whose state is 1, in order. Attributes: `StoreInfo`, plus format, count,
+checksums and complete. Rows are read through a memory map at the data set's offset: no HDF5 handle
+is held, so nothing breaks across a fork. See docs/store.md; `store_writer` writes it.
+"""
+
+import hashlib
+import json
+import math
+import mmap
+import os
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from sra2cli.core import console
+from sra2cli.core.errors import DataError, SetupError
+from sra2cli.data.store_info import decode_info, encode_info
+
+FORMAT = "sra2-latents"
+VERSION = 2
+TODO, GOOD, REJECTED = 0, 1, 2
+BLOCK = 1 << 24  # bytes of a data set that are hashed together
+SLOW = 1e9  # bytes/s: below it rows come from a disk, and are asked for ahead
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where a contiguous data set lies in the file."""
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @classmethod
+    def of(cls, dataset: h5py.Dataset) -> "Extent":
+        offset = dataset.id.get_offset()
+        if offset is None:
+            raise ValueError(f"data set {dataset.name} is not contiguous")
+        return cls(offset, dataset.shape, dataset.dtype)
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        return self.shape[0] * self.row_bytes
+
+    def map(self, path: Path, mode: Literal["r", "r+"]) -> np.ndarray:
+        return np.memmap(path, self.dtype, mode, offset=self.offset, shape=self.shape)
+
+
+class Store:
+    """A complete store, opened for reading.
+
+    Attributes:
+        info: its StoreInfo. labels: (len,) int64. names: of the images.
+        rejected: names of the images that could not be read. checksums: of its data sets.
+
+    Raises:
+        SetupError: no such file, or not a store.
+        DataError: incomplete, truncated or damaged.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        if not path.is_file():
+            hint = f" ({path.name}.partial is unfinished: run extract again)"
+            partial = path.with_name(path.name + ".partial").exists()
+            raise SetupError(f"no latent store {path}{hint if partial else ''}")
+        try:
+            with open_hdf5(path) as f:
+                if f.attrs.get("format") != FORMAT:
+                    raise SetupError(f"{path} is an HDF5 file, but not a latent store of sra2")
+                if f.attrs["format_version"] != VERSION:
+                    raise SetupError(
+                        f"{path} has format version {f.attrs['format_version']}, this sra2 reads "
+                        f"{VERSION}: extract again, or use the sra2 that made it"
+                    )
+                if not f.attrs.get("complete", False):
+                    raise DataError(f"{path} is incomplete: run extract again")
+                self.info = decode_info(f.attrs)
+                state = f["state"][:]
+                self.rows = np.flatnonzero(state == GOOD)
+                self.all_labels = f["labels"][:]
+                self.labels = self.all_labels[self.rows]
+                self.all_names = read_names(f)
+                self.names = [self.all_names[row] for row in self.rows]
+                self.rejected = [self.all_names[row] for row in np.flatnonzero(state == REJECTED)]
+                self.checksums: dict[str, str] = json.loads(f.attrs["checksums"])
+                self.identity = _identity(path)
+                self.extents = {k: Extent.of(f[k]) for k in self.info.row_sets()}
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise DataError(f"{path} is truncated or not a latent store: {reason}") from None
+        self._rows = {name: MappedRows(path, extent) for name, extent in self.extents.items()}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def verify(self, *, quiet: bool = False) -> None:
+        """Check every data set against its checksum; DataError names a damaged one."""
+        found = checksums(self.path, None if quiet else "verify")
+        self._compare(dict.fromkeys(self.checksums, "") | found)
+
+    def verify_attributes(self) -> None:
+        """Check what the store says of itself: attributes, names, labels, states."""
+        self._compare(checksums(self.path, None, small=True))
+
+    def _compare(self, found: dict[str, str]) -> None:
+        for key, digest in found.items():
+            if self.checksums.get(key) != digest:
+                raise DataError(f"{self.path} is damaged: the checksum of '{key}' is wrong")
+
+    def check_unchanged(self) -> None:
+        """Raise DataError if the file was changed or replaced since it was opened."""
+        try:
+            same = _identity(self.path) == self.identity
+        except OSError:
+            same = False
+        if not same:
+            raise DataError(
+                f"{self.path} was changed or removed while it was read: what was trained since the "
+                "last checkpoint is dropped; bring the store back and run the same command again"
+            )
+
+    def moments(
+        self, indices: np.ndarray, mirrored: np.ndarray | None = None, *, pin: bool = False
+    ) -> Tensor:
+        """Moments (len(indices), 2C, h, w) in the stored type, in the order asked for.
+
+        Args:
+            mirrored: for each index, whether to take the moments of the mirrored image.
+            pin: into page-locked memory, for a copy to a CUDA device.
+        """
+        return self.read("moments", indices, mirrored, pin=pin)
+
+    def features(
+        self, indices: np.ndarray, mirrored: np.ndarray | None = None, *, pin: bool = False
+    ) -> Tensor:
+        """Encoder features (len(indices), T, F) in the stored type, as `moments`."""
+        return self.read("features", indices, mirrored, pin=pin)
+
+    def read(
+        self,
+        name: str,
+        indices: np.ndarray,
+        mirrored: np.ndarray | None = None,
+        *,
+        pin: bool = False,
+    ) -> Tensor:
+        """Rows of any set of `info.sets`, as `moments`; DataError if the store has no such set."""
+        if name not in self._rows:
+            raise DataError(f"{self.path} has no {name} (it has {', '.join(self.info.sets)})")
+        source, rows = self._rows[name], self.rows[indices]
+        out = _empty((len(rows), *source.shape), source, pin)
+        if mirrored is None or not mirrored.any() or f"mirrored_{name}" not in self._rows:
+            source.read(rows, out)
+            return out
+        for part, flip in ((source, False), (self._rows[f"mirrored_{name}"], True)):
+            here = np.flatnonzero(mirrored == flip)
+            some = _empty((len(here), *source.shape), source, pin=False)
+            part.read(rows[here], some)
+            out.index_copy_(0, torch.from_numpy(here), some)
+        return out
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Size and date: another file, or a changed one."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _empty(shape: tuple[int, ...], like: "MappedRows", pin: bool) -> Tensor:
+    """Room for rows; numpy asks for huge pages, without which large batches fault for long."""
+    if pin:
+        return torch.empty(shape, dtype=like.dtype, pin_memory=True)
+    return torch.from_numpy(np.empty(shape, like.extent.dtype))
+
+
+class MappedRows:
+    """Rows of one data set, gathered through a memory map by all of torch's threads."""
+
+    def __init__(self, path: Path, extent: Extent):
+        self.extent = extent
+        self.shape = extent.shape[1:]
+        self._file = path.open("rb")
+        start = extent.offset % mmap.ALLOCATIONGRANULARITY
+        self._map = mmap.mmap(
+            self._file.fileno(),
+            extent.nbytes + start,
+            access=mmap.ACCESS_READ,
+            offset=extent.offset - start,
+        )
+        flat = np.frombuffer(self._map, extent.dtype, math.prod(extent.shape), start)
+        with warnings.catch_warnings():  # torch has no read-only tensors; nothing is written
+            warnings.simplefilter("ignore", UserWarning)
+            self.rows = torch.from_numpy(flat.reshape(extent.shape))
+        self.dtype = self.rows.dtype
+        self._hints = 1  # batches for which the disk is asked ahead; begins cold
+
+    def read(self, rows: np.ndarray, out: Tensor) -> None:
+        """Gather rows into `out`. From a disk, they are asked for together, in its order."""
+        if self._hints:
+            self._hints -= 1
+            for row in np.sort(rows).tolist():
+                at = self.extent.offset + row * self.extent.row_bytes
+                os.posix_fadvise(
+                    self._file.fileno(), at, self.extent.row_bytes, os.POSIX_FADV_WILLNEED
+                )
+        begun = time.perf_counter()
+        torch.index_select(self.rows, 0, torch.from_numpy(rows), out=out)
+        if out.nbytes / max(time.perf_counter() - begun, 1e-9) < SLOW:
+            self._hints = 16
+
+
+def checksums(path: Path, title: str | None, *, small: bool = False) -> dict[str, str]:
+    """BLAKE2b-128 of each data set: of the digests of its blocks of 16 MiB, read in parallel.
+
+    "attributes" is that of the StoreInfo as sorted JSON, without encode_batch.
+
+    Args:
+        title: of a progress bar; None: without one. small: without the rows of images.
+    """
+    with open_hdf5(path) as f:
+        names = "\0".join(read_names(f)).encode("utf-8", "surrogateescape")
+        about = {k: v for k, v in encode_info(decode_info(f.attrs)).items() if k != "encode_batch"}
+        sets = {"labels", "state"} if small else set(f) - {"names"}
+        extents = {k: Extent.of(f[k]) for k in sorted(sets)}
+    blocks = [(k, at) for k, e in extents.items() for at in range(0, e.nbytes, BLOCK)]
+    found = {k: hashlib.blake2b(digest_size=16) for k in extents}
+    with (
+        path.open("rb", buffering=0) as file,
+        ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool,
+        console.progress(title, len(blocks), unit="blocks") if title else nullcontext() as bar,
+    ):
+
+        def digest(block: tuple[str, int]) -> bytes:
+            extent, at = extents[block[0]], block[1]
+            data = os.pread(file.fileno(), min(BLOCK, extent.nbytes - at), extent.offset + at)
+            return hashlib.blake2b(data, digest_size=16).digest()
+
+        for (name, _), part in zip(blocks, pool.map(digest, blocks), strict=True):
+            found[name].update(part)
+            if bar is not None:
+                bar.advance()
+    sums = {k: d.hexdigest() for k, d in found.items()}
+    text = json.dumps(about, sort_keys=True).encode()
+    sums["attributes"] = hashlib.blake2b(text, digest_size=16).hexdigest()
+    return {**sums, "names": hashlib.blake2b(names, digest_size=16).hexdigest()}
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """For reading, without HDF5's own lock: network disks have none, and readers need none."""
+    return h5py.File(path, "r", locking=False)
+
+
+def read_names(f: h5py.File) -> list[str]:
+    """Names of all rows; file names need not be valid UTF-8."""
+    return [n.decode("utf-8", "surrogateescape") for n in f["names"][:]]

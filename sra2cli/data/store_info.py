@@ -1,0 +1,123 @@
+"""What a latent store says of itself: attributes, and the declared list of its row sets."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from sra2cli import __version__
+from sra2cli.encoders.first_stage import Scale
+
+StoredType = Literal["float32", "float16"]
+
+
+FREE = ("tool", "vae", "encoder", "encode_batch")  # may differ between stores of the same numbers
+
+
+@dataclass(frozen=True)
+class RowSet:
+    """Rows of one kind, one an image. shape: of a row. made_by, fingerprint: of what made them.
+
+    mirrored: whether the mirrored images of a store have rows of their own.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    made_by: str
+    fingerprint: str
+    mirrored: bool = True
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """What identifies a store: everything that changes its numbers, and how to read them."""
+
+    vae: str
+    vae_fingerprint: str
+    scale: Scale  # one number for each channel, or one for all
+    shift: Scale
+    channels: int
+    latent: int  # side of the latent
+    resolution: int  # side of the image
+    classes: int  # 0: no labels
+    class_names: list[str] = field(default_factory=list)
+    crop: str = "adm-center"
+    image_range: str = "[-1, 1]"
+    moments: str = "mean,std"
+    dtype: StoredType = "float32"  # of the moments
+    encode_precision: str = "fp32"
+    encode_batch: int = 0  # images encoded together while it is written, so that it can go on
+    mirrored: bool = False  # also holds the moments (and features) of the mirrored images
+    encoder: str = ""  # "": no features
+    encoder_fingerprint: str = ""
+    feature_tokens: int = 0  # T
+    feature_width: int = 0  # F
+    feature_dtype: str = "float16"
+    tool: str = f"sra2 {__version__}"
+
+    extra: dict[str, RowSet] = field(default_factory=dict)  # beside moments and features
+
+    @property
+    def sets(self) -> dict[str, RowSet]:
+        """The kinds of rows, by name: the declared list."""
+        shape = (2 * self.channels, self.latent, self.latent)
+        sets = {"moments": RowSet(shape, self.dtype, self.vae, self.vae_fingerprint)}
+        if self.encoder:
+            tokens = (self.feature_tokens, self.feature_width)
+            made = (self.encoder, self.encoder_fingerprint)
+            sets["features"] = RowSet(tokens, self.feature_dtype, *made)
+        return {**sets, **self.extra}
+
+    def row_sets(self) -> dict[str, RowSet]:
+        """The data sets that extraction fills, those of the mirrored images too."""
+        found = self.sets
+        if self.mirrored:
+            found |= {f"mirrored_{name}": rows for name, rows in found.items() if rows.mirrored}
+        return found
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one image."""
+        sets = self.row_sets().values()
+        return sum(math.prod(rows.shape) * np.dtype(rows.dtype).itemsize for rows in sets)
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> "StoreInfo":
+        """From what `asdict` gave and JSON kept."""
+        plain = dict(values)
+        for key in ("scale", "shift"):
+            plain[key] = tuple(v) if isinstance(v := plain[key], list) else v
+        rows = {
+            name: RowSet(**{**made, "shape": tuple(made["shape"])})
+            for name, made in plain.pop("extra", {}).items()
+        }
+        return cls(**plain, extra=rows)
+
+    def differs(self, other: "StoreInfo") -> list[str]:
+        """Names of the settings in which two stores differ, those in `FREE` aside."""
+        a, b = asdict(self), asdict(other)
+        return [k for k in a if a[k] != b[k] and k not in FREE]
+
+
+def encode_info(info: StoreInfo) -> dict[str, Any]:
+    """As attributes; what a store has none of is left out, as stores of before had it."""
+    values = asdict(info)
+    values["class_names"] = json.dumps(values["class_names"])
+    extra = values.pop("extra")
+    return {**values, **({"extra": json.dumps(extra)} if extra else {})}
+
+
+def decode_info(attributes: Mapping[str, Any]) -> StoreInfo:
+    """From attributes."""
+    values = {
+        k: attributes[k] for k in StoreInfo.__dataclass_fields__ if k in attributes or k != "extra"
+    }
+    plain = {
+        k: v.tolist() if isinstance(v, np.generic | np.ndarray) else v for k, v in values.items()
+    }
+    plain["class_names"] = json.loads(plain["class_names"])
+    plain["extra"] = json.loads(plain.get("extra", "{}"))
+    return StoreInfo.from_plain(plain)

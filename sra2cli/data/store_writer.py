@@ -1,0 +1,221 @@
+"""Writing a latent store: laid out whole at the start, filled in any order by any processes.
+
+A store being written has `.partial` after its name. Its file is allocated at full size before the
+first row, so a disk that fills up cannot break it, and a killed extraction goes on where it was.
+"""
+
+import contextlib
+import errno
+import glob
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import h5py
+import numpy as np
+
+from sra2cli.core.errors import DataError, SetupError
+from sra2cli.core.files import hold, sync
+from sra2cli.data.store import (
+    FORMAT,
+    GOOD,
+    REJECTED,
+    TODO,
+    VERSION,
+    Extent,
+    checksums,
+    open_hdf5,
+    read_names,
+)
+from sra2cli.data.store_info import StoreInfo, decode_info, encode_info
+
+
+def partial_file(path: Path) -> Path:
+    """Where a store is written."""
+    return path.with_name(path.name + ".partial")
+
+
+class StoreWriter:
+    """A store being written; opening it again goes on where it was left.
+
+    Args:
+        create: lay the file out if it is not there; of several processes, one does.
+
+    Attributes:
+        info: of the file; its encode_batch is that of the process that began it.
+
+    Raises:
+        SetupError: a finished store is there, a partial one of something else, or one in use.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        info: StoreInfo,
+        names: Sequence[str],
+        labels: Sequence[int],
+        *,
+        create: bool = True,
+    ):
+        self.path = path
+        self.partial = partial_file(path)
+        if path.exists():
+            raise SetupError(f"{path} exists: remove it or choose another --out")
+        if create and not self.partial.exists():
+            self._create(info, names, labels)
+        self._lock = self._locked() if create else None
+        self.info = self._check_same(info, names, labels)
+        with open_hdf5(self.partial) as f:
+            extents = {k: Extent.of(f[k]) for k in (*self.info.row_sets(), "state")}
+        self._sets = {k: e.map(self.partial, "r+") for k, e in extents.items()}
+        self._state = self._sets.pop("state")
+
+    def _create(self, info: StoreInfo, names: Sequence[str], labels: Sequence[int]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        for left in self.partial.parent.glob(glob.escape(self.partial.name) + ".*"):
+            left.unlink(missing_ok=True)  # of a process that was killed while it laid one out
+        scratch = self.partial.with_name(self.partial.name + f".{os.getpid()}")
+        try:
+            lay_out(scratch, info, names, labels)
+            with contextlib.suppress(FileExistsError):  # another process was faster
+                os.link(scratch, self.partial)  # a partial store always has its full layout
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            os.replace(scratch, self.partial)  # a file system without links
+        finally:
+            scratch.unlink(missing_ok=True)
+
+    def _locked(self) -> IO[bytes]:
+        """The file, locked against a second extraction; the lock goes with the process."""
+        busy = f"another extraction is writing {self.partial}: stop it or choose another --out"
+        return hold(self.partial, busy)
+
+    def _check_same(
+        self, info: StoreInfo, names: Sequence[str], labels: Sequence[int]
+    ) -> StoreInfo:
+        found = info
+        try:
+            with open_hdf5(self.partial) as f:
+                found = decode_info(f.attrs)
+                differ = found.differs(info)
+                if read_names(f) != list(names):
+                    differ.append("images")
+                elif f["labels"][:].tolist() != list(labels):
+                    differ.append("labels")
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError):
+            differ = ["layout"]
+        if differ:
+            self.close()
+            raise SetupError(
+                f"{self.partial} was begun with other settings ({', '.join(differ)}): "
+                "remove it or choose another --out"
+            )
+        return found
+
+    @property
+    def state(self) -> np.ndarray:
+        """State of each row: 0 not written, 1 good, 2 rejected."""
+        return np.array(self._state)
+
+    def write(
+        self, rows: Sequence[int], values: Mapping[str, np.ndarray], rejected: Sequence[int] = ()
+    ) -> None:
+        """Write every data set of these rows, (len(rows), …), then mark the rows.
+
+        The data reach the disk before the mark does: not even a power cut marks a row that is not
+        there.
+
+        Raises:
+            DataError: moments that are not finite.
+        """
+        for name, rows_of in self._sets.items():
+            if not len(rows):
+                break
+            stored = values[name].astype(rows_of.dtype)
+            if not np.isfinite(stored).all():
+                raise DataError(
+                    f"the VAE or encoder gives {name} that are not finite in "
+                    f"{self.info.encode_precision}, stored as {rows_of.dtype}: encode with "
+                    "--precision fp32 and --dtype float32 into a new --out"
+                )
+            rows_of[rows] = stored
+            _flush(rows_of)
+        self._state[rows] = GOOD
+        self._state[list(rejected)] = REJECTED
+        _flush(self._state)
+
+    def finish(self) -> None:
+        """Checksum the data, mark the store complete and give it its name.
+
+        The attributes are there already and change in place, so that a kill in between leaves a
+        file that can be finished again.
+        """
+        if (self._state == TODO).any():
+            raise AssertionError("a store is finished when all of its rows are written")
+        good = int((self._state == GOOD).sum())
+        if not good:
+            self.discard()
+            raise DataError("no image could be read: no store was written")
+        del self._sets, self._state
+        sums = json.dumps(checksums(self.partial, "checksums"))
+        with h5py.File(self.partial, "r+", locking=False) as f:
+            f.attrs.modify("count", good)
+            f.attrs.modify("encode_batch", 0)  # of no use any more, and not the same everywhere
+            f.attrs.modify("checksums", np.bytes_(sums.ljust(_SUMS)))
+            f.attrs.modify("complete", True)
+        sync(self.partial)
+        os.replace(self.partial, self.path)
+        sync(self.path.parent)
+        self.close()
+
+    def discard(self) -> None:
+        """Remove the partial file."""
+        self.partial.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+_SUMS = 512  # bytes kept for the checksums
+
+
+def lay_out(path: Path, info: StoreInfo, names: Sequence[str], labels: Sequence[int]) -> None:
+    """Every data set at its full size, and its bytes reserved on the disk.
+
+    Writing through a memory map to a disk that has filled up since would kill the process.
+    """
+    count = len(names)
+    with h5py.File(path, "w", locking=False) as f:
+        for name, rows in info.row_sets().items():
+            _allocate(f, name, (count, *rows.shape), rows.dtype)
+        _allocate(f, "state", (count,), "uint8")
+        _allocate(f, "labels", (count,), "int64")
+        f["labels"][:] = np.asarray(labels, dtype=np.int64)
+        f.create_dataset("names", data=[n.encode("utf-8", "surrogateescape") for n in names])
+        f.attrs.update(encode_info(info))
+        f.attrs.update({"format": FORMAT, "format_version": VERSION, "complete": False})
+        f.attrs.update({"count": 0, "checksums": np.bytes_(b" " * _SUMS)})
+    with path.open("r+b") as raw:
+        os.posix_fallocate(raw.fileno(), 0, path.stat().st_size)
+
+
+def _allocate(f: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> None:
+    """A contiguous data set whose bytes exist from the start, zero, so that it can be mapped."""
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_layout(h5py.h5d.CONTIGUOUS)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_obj_track_times(False)  # the same data make the same bytes, whenever written
+    space = h5py.h5s.create_simple(shape)
+    h5py.h5d.create(f.id, name.encode(), h5py.h5t.py_create(np.dtype(dtype)), space, properties)
+
+
+def _flush(rows: np.ndarray) -> None:
+    assert isinstance(rows, np.memmap)
+    rows.flush()

@@ -1,0 +1,1 @@
+"""The path, samplers and guidance, for states of any shape."""

@@ -1,0 +1,1 @@
+"""Frozen networks: first stages and image encoders."""

@@ -1,0 +1,101 @@
+"""What a first stage is: images ↔ latents. Here alone stands what scale and shift mean.
+
+Moments are kept as mean‖std along the channels, (B, 2C, h, w), unscaled. A scaled latent is
+z = (mean + std * xi - shift) * scale.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sra2cli.core.errors import SetupError
+
+Rounding = Literal["truncate", "nearest"]
+EncodePrecision = Literal["fp32", "bf16", "fp16"]
+Scale = float | tuple[float, ...]  # one number for each channel, or one for all
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Convolutions and matrix products on CUDA without TF32, which costs three digits."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    flags = {"enabled": True, "benchmark": False, "deterministic": False, "allow_tf32": False}
+    try:
+        with torch.backends.cudnn.flags(**flags):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def over_channels(value: Scale, like: Tensor) -> Tensor | float:
+    """Scale or shift as it multiplies latents (B, C, h, w)."""
+    if isinstance(value, float | int):
+        return float(value)
+    return torch.tensor(value, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+
+
+def scaled_latents(moments: Tensor, xi: Tensor | None, *, scale: Scale, shift: Scale) -> Tensor:
+    """Scaled latents from moments (B, 2C, h, w) and normals xi (B, C, h, w); None: their mean."""
+    mean, std = moments.chunk(2, dim=1)
+    raw = mean if xi is None else mean + std * xi
+    return (raw - over_channels(shift, raw)) * over_channels(scale, raw)
+
+
+def unscaled(z: Tensor, *, scale: Scale, shift: Scale) -> Tensor:
+    """Raw latents of scaled ones, both (B, C, h, w): what decoders take."""
+    return z / over_channels(scale, z) + over_channels(shift, z)
+
+
+class FirstStage(ABC):
+    """Images → moments of a posterior, and scaled latents → images.
+
+    Attributes:
+        name: as it was asked for. scale, shift: of its latents.
+        channels: C of its latents. factor: side of the image over side of the latent.
+        fingerprint: hash of what alone decides the stored moments.
+        decoder: hash of what decides the images.
+    """
+
+    name: str
+    device: torch.device
+    scale: Scale
+    shift: Scale
+    channels: int
+    factor: int
+    fingerprint: str
+
+    @property
+    @abstractmethod
+    def decoder(self) -> str: ...
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 images (B, H, W, 3) → moments mean‖std (B, 2C, h, w), float32, unscaled."""
+
+    @abstractmethod
+    def decode(self, z: Tensor, *, rounding: Rounding = "truncate") -> np.ndarray:
+        """Scaled latents (B, C, h, w) → uint8 images (B, H, W, 3)."""
+
+    def check_store(self, fingerprint: str, made_with: str, of: str) -> None:
+        """Refuse a store, named by `of`, that another encoder made."""
+        if self.fingerprint != fingerprint:
+            raise SetupError(
+                f"VAE '{self.name}' is not the one of {of} (encoder {self.fingerprint}, store "
+                f"{fingerprint}, made with '{made_with}'): choose it with --vae"
+            )
+
+
+def to_uint8(x: Tensor, rounding: Rounding = "truncate") -> np.ndarray:
+    """Images (B, 3, H, W) in [-1, 1] → (B, H, W, 3) uint8.
+
+    "truncate" is REPA's and SRA's 255 * (x + 1) / 2, cut off; "nearest" rounds it.
+    """
+    x = ((x + 1) / 2).clamp(0, 1) * 255
+    x = x.round() if rounding == "nearest" else x
+    return x.permute(0, 2, 3, 1).to("cpu", torch.uint8).numpy()

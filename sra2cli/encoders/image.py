@@ -1,0 +1,123 @@
+"""Frozen image encoders, the targets of REPA: DINOv2, or any ViT that transformers can load."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from sra2cli.core.errors import SetupError
+from sra2cli.core.files import weights_fingerprint
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+RESAMPLED = ("Dinov2Model", "Dinov2WithRegistersModel")  # take a table of any size as it is
+
+
+class Encoder:
+    """uint8 images → patch tokens after the final norm, (B, side², F) float32.
+
+    As REPA: x / 255, ImageNet mean and std, *then* bicubic without antialias to the size that gives
+    `side` x `side` patches (224 for 16 x 16 patches of 14); its position table is resampled once.
+
+    Attributes: width: F. patch: of the encoder. fingerprint: hash of its weights.
+    """
+
+    def __init__(self, name: str, model: Any, *, side: int, device: torch.device):
+        self.name, self.side, self.device = name, side, device
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.patch = int(self.model.config.patch_size)
+        self.width = int(self.model.config.hidden_size)
+        self.fingerprint = weights_fingerprint(model.state_dict())
+        resampled = resample_positions(self.model, side)
+        knows = "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters
+        self.options = {"interpolate_pos_encoding": True} if knows and not resampled else {}
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """images: (B, H, W, 3) uint8."""
+        x = images.to(self.device).permute(0, 3, 1, 2).float() / 255
+        mean = torch.tensor(IMAGENET_MEAN, device=self.device).view(3, 1, 1)
+        std = torch.tensor(IMAGENET_STD, device=self.device).view(3, 1, 1)
+        size = self.side * self.patch
+        x = F.interpolate((x - mean) / std, (size, size), mode="bicubic")
+        tokens: Tensor = self.model(pixel_values=x, **self.options).last_hidden_state
+        return tokens[:, -(self.side**2) :].float()  # class and register tokens come first
+
+
+def load_encoder(
+    name: str, *, side: int, device: torch.device | str = "cpu", offline: bool = False
+) -> Encoder:
+    """Load an encoder by hub name or folder.
+
+    Args:
+        side: patches along a side of the image; the network's tokens along a side of its latent.
+
+    Raises:
+        SetupError: transformers is missing, or there is no such encoder.
+    """
+    try:
+        from transformers import AutoModel
+        from transformers.utils import logging
+    except ImportError:
+        raise SetupError("REPA's encoder needs transformers: pip install 'sra2[repa]'") from None
+    logging.set_verbosity_error()
+    local = Path(name).is_dir()
+    try:
+        model = AutoModel.from_pretrained(
+            name, local_files_only=local or offline, torch_dtype=torch.float32
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SetupError(
+            f"cannot load the encoder '{name}': {reason}; give a hub name or a folder with "
+            "config.json and its weights"
+        ) from None
+    model = getattr(model, "vision_model", model)  # CLIP and SigLIP hold one
+    missing = [k for k in ("patch_size", "hidden_size") if not hasattr(model.config, k)]
+    if missing:
+        raise SetupError(f"the encoder '{name}' is not a ViT: its config has no {missing[0]}")
+    encoder = Encoder(name, model, side=side, device=torch.device(device))
+    try:  # an encoder that cannot do this size is found out here, not hours later
+        shape = encoder.features(torch.zeros(1, 8, 8, 3, dtype=torch.uint8)).shape
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise SetupError(f"the encoder '{name}' cannot encode: {error}") from None
+    if tuple(shape) != (1, side**2, encoder.width):
+        raise SetupError(f"the encoder '{name}' gives {tuple(shape[1:])} tokens, not {side**2}")
+    return encoder
+
+
+def dinov2_base(side: int = 16) -> nn.Module:
+    """DINOv2-B/14 without weights, its position table already at side x side: for counting."""
+    try:
+        from transformers import Dinov2Config, Dinov2Model
+    except ImportError:
+        raise SetupError("REPA's encoder needs transformers: pip install 'sra2[repa]'") from None
+    model: nn.Module = Dinov2Model(Dinov2Config(image_size=14 * side, patch_size=14))
+    return model
+
+
+def resample_positions(model: Any, side: int) -> bool:
+    """Bring a learned position table (1, prefix + n², F) to side x side (bicubic, antialias).
+
+    Returns whether it now fits; a table of another kind is left alone.
+    """
+    embeddings: Any = getattr(model, "embeddings", None)
+    table = getattr(embeddings, "position_embeddings", None)
+    if not isinstance(table, nn.Parameter) or table.dim() != 3:
+        return False
+    old = int((table.shape[1] - 1) ** 0.5)
+    prefix = table.shape[1] - old**2
+    if old == side:
+        return True
+    if type(model).__name__ not in RESAMPLED:
+        return False
+    grid = table[:, prefix:].reshape(1, old, old, -1).permute(0, 3, 1, 2).float()
+    grid = F.interpolate(grid, (side, side), mode="bicubic", antialias=True)
+    grid = grid.permute(0, 2, 3, 1).reshape(1, side**2, -1)
+    resampled = torch.cat([table[:, :prefix], grid.to(table.dtype)], dim=1)
+    embeddings.position_embeddings = nn.Parameter(resampled, requires_grad=False)
+    return True

@@ -1,0 +1,110 @@
+"""Any diffusers AutoencoderKL as a first stage: by folder, by hub name, or the packaged one."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from sra2cli.core.errors import SetupError
+from sra2cli.core.files import weights_fingerprint
+from sra2cli.encoders.first_stage import (
+    EncodePrecision,
+    FirstStage,
+    Rounding,
+    Scale,
+    full_precision,
+    to_uint8,
+    unscaled,
+)
+
+PACKAGED = {"digits": Path(__file__).parents[1] / "assets" / "digits-vae"}
+ENCODES = ("encoder.", "quant_conv.")  # the weights that decide the moments
+DECODES = ("decoder.", "post_quant_conv.")
+
+
+class Vae(FirstStage):
+    """A diffusers AutoencoderKL with its conventions; scale and shift from its config."""
+
+    def __init__(
+        self, name: str, model: Any, device: torch.device, precision: EncodePrecision = "fp32"
+    ):
+        self.name, self.device, self.precision = name, device, precision
+        self.model = model.to(device).eval().requires_grad_(False)
+        config = self.model.config
+        self.scale: Scale = float(config.scaling_factor)
+        self.shift: Scale = float(getattr(config, "shift_factor", None) or 0.0)
+        self.channels = int(config.latent_channels)
+        self.factor = 2 ** (len(config.block_out_channels) - 1)
+        self.fingerprint = weights_fingerprint(model.state_dict(), ENCODES)
+        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[
+            precision
+        ]
+        for part in (model.encoder, model.quant_conv):  # NHWC is faster, as the images are
+            if part is not None:
+                part.to(dtype=self.dtype, memory_format=torch.channels_last)
+
+    @cached_property
+    def decoder(self) -> str:
+        """Hash of post_quant_conv and decoder, which decide the images."""
+        return weights_fingerprint(self.model.state_dict(), DECODES)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 images (B, H, W, 3) → moments mean‖std (B, 2C, h, w), float32, unscaled.
+
+        In fp32 without TF32, which would cost three digits.
+        """
+        x = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 127.5 - 1
+        with full_precision():
+            posterior = self.model.encode(x.to(self.dtype)).latent_dist
+        return torch.cat([posterior.mean.float(), posterior.std.float()], dim=1)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, *, rounding: Rounding = "truncate") -> np.ndarray:
+        """Scaled latents (B, C, h, w) → uint8 images (B, H, W, 3)."""
+        with full_precision():
+            raw = unscaled(z.to(self.device).float(), scale=self.scale, shift=self.shift)
+            x = self.model.decode(raw).sample
+        return to_uint8(x, rounding)
+
+
+def load_vae(
+    name: str,
+    *,
+    device: torch.device | str = "cpu",
+    offline: bool = False,
+    precision: EncodePrecision = "fp32",
+) -> Vae:
+    """Load a VAE: "digits" (packaged), a folder as diffusers saves it, or a hub name.
+
+    Args:
+        offline: never touch the network; a hub name must then be in the local cache.
+        precision: of the encoder.
+
+    Raises:
+        SetupError: it is not there, or is not an AutoencoderKL.
+    """
+    from diffusers import AutoencoderKL
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()
+    path = PACKAGED.get(name, Path(name))
+    local = path.is_dir()
+    if local and not (path / "config.json").is_file():
+        raise SetupError(f"{path} is not a VAE: no config.json in it (expected a diffusers folder)")
+    try:
+        model = AutoencoderKL.from_pretrained(
+            path if local else name, local_files_only=local or offline, torch_dtype=torch.float32
+        )
+        return Vae(name, model, torch.device(device), precision)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        where = "folder" if local else "neither a folder here nor to be had from the hub"
+        raise SetupError(
+            f"cannot load the VAE '{name}' ({where}): {reason}; "
+            "give --vae a folder with config.json and its weights"
+        ) from None

@@ -1,0 +1,114 @@
+"""sra2 eval: samples → numbers."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sra2cli.core.errors import DataError, SetupError
+from sra2cli.core.files import write_atomically
+from sra2cli.data.sources import Source
+from sra2cli.data.sources.folder import FolderReader
+from sra2cli.evaluation.image_sets import ImageSet, from_source, open_images
+from sra2cli.evaluation.judge import Judge, Judging
+from sra2cli.evaluation.reference import check_target, save_reference
+
+
+def evaluate(
+    samples: Path,
+    judging: Judging | None = None,
+    *,
+    save_stats: Path | None = None,
+    device: str = "cpu",
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Judge samples; the result is also written to `out`, by default beside or in them.
+
+    Args:
+        samples: a folder of `sra2 sample`, any source of images, or an ADM .npz.
+        save_stats: write the statistics of these samples here, to be used as a reference.
+
+    Raises:
+        SetupError: unknown metric, no or unfinished samples, a reference that does not do.
+        DataError: an image, a reference or features that cannot be.
+    """
+    judging = judging or Judging()
+    judging.check()
+    if save_stats is not None:
+        check_target(save_stats)
+    images, about = open_samples(samples, judging.crop)
+    labels = about.get("labels") if about else None
+    judge = Judge(
+        judging,
+        device=device,
+        first_stage=about["vae"]["fingerprint"] if about and "vae" in about else None,
+        statistics_alone=save_stats is not None,
+    )
+    _ = judge.reference  # what is missing is said before images are looked at
+    if save_stats is None:
+        fake = judge.look(images.batches(judging.batch), labels)
+    else:
+        fake = save_reference(
+            save_stats,
+            images,
+            judge.extractor,
+            judge.needed(labels),
+            crop=judging.crop,
+            batch=judging.batch,
+        )
+    result = judge.result(images, fake, labels=labels, how=about)
+    result["saved_statistics"] = None if save_stats is None else str(save_stats)
+    write_atomically(out or result_file(samples, judge.names), json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def result_file(samples: Path, names: Sequence[str]) -> Path:
+    """Where a result goes: into a folder of samples, beside a file or pattern."""
+    name = f"eval-{'-'.join(names) or 'statistics'}.json"
+    return samples / name if samples.is_dir() else samples.with_name(f"{samples.stem}-{name}")
+
+
+def open_samples(samples: Path, crop: int | None) -> tuple[ImageSet, dict[str, Any] | None]:
+    """The samples in order, and the record of `sra2 sample` in or beside them, if there is one."""
+    if not samples.exists() and not any(c in samples.name for c in "*?["):
+        raise SetupError(f"no samples folder {samples}")
+    folder = samples if samples.is_dir() else samples.parent
+    about = read_record(folder)
+    if samples.is_dir() and about is not None:
+        images = from_source(sample_source(samples, about), "samples", crop=crop)
+        images.labels = about.get("labels")
+        return images, about
+    images = open_images(samples, "samples", crop=crop)
+    if samples.suffix.lower() != ".npz" or about is None:
+        return images, None
+    if images.count < about["num"]:
+        raise DataError(f"{samples} holds {images.count} images, {folder}'s record {about['num']}")
+    images.labels = about.get("labels") or images.labels
+    return images, about
+
+
+def read_record(samples: Path) -> dict[str, Any] | None:
+    """samples.json, or None for a folder that `sra2 sample` did not make."""
+    record = samples / "samples.json"
+    if not record.exists():
+        return None
+    try:
+        about: dict[str, Any] = json.loads(record.read_text())
+        about.get("complete"), about["num"]
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise DataError(f"{record} is not a record of sra2 sample: sample again") from None
+    if not about.get("complete"):
+        raise SetupError(f"{samples} is unfinished: run `sra2 sample` again")
+    return about
+
+
+def sample_source(samples: Path, about: dict[str, Any]) -> Source:
+    """The sample images in order; exactly as many as the record says."""
+    names = [f"{i:06d}.png" for i in range(about["num"])]
+    missing = [name for name in names if not (samples / name).exists()]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(names)} samples are missing, first {samples / missing[0]}: "
+            "sample again"
+        )
+    return Source(samples, names, None, [], FolderReader(samples, names))

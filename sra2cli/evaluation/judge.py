@@ -1,0 +1,229 @@
+"""The one judge: metrics of images, wherever they come from.
+
+Three ask it: `sra2 eval` of images (evaluate), of a network (network_judge), and a training.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sra2cli.core import console
+from sra2cli.core.environment import environment
+from sra2cli.core.errors import SetupError
+from sra2cli.data import npz
+from sra2cli.evaluation import scores
+from sra2cli.evaluation.caveats import caveats
+from sra2cli.evaluation.extractors import Collected, Extractor, Wanted, features_of
+from sra2cli.evaluation.image_sets import ImageSet, Seen
+from sra2cli.evaluation.metrics import IS_SPLIT, NEIGHBOURS, Distances
+from sra2cli.evaluation.networks import NETWORKS, open_extractor
+from sra2cli.evaluation.reference import (
+    Reference,
+    describe,
+    is_npz,
+    lacks,
+    open_reference,
+)
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How images are judged.
+
+    metric: names of scores.METRICS, with commas; None: see `choose`.
+    ref: an ADM .npz, or a source of images; None: the network's own stand-in.
+    weights: of Inception; None: where torch-fidelity keeps them.
+    crop: centre-crop all images to this side, as ADM does.
+    batch: images at a time, also of those that are drawn.
+    """
+
+    metric: str | None = None
+    ref: str | None = None
+    weights: Path | None = None
+    crop: int | None = None
+    distances: Distances = "float16"
+    batch: int = BATCH
+
+    def check(self) -> None:
+        """SetupError for what means nothing, before any file is opened."""
+        if self.batch < 1 or (self.crop is not None and self.crop < 1):
+            raise SetupError("--batch and --crop must be above 0")
+        if self.metric is not None:
+            scores.parse(self.metric)
+
+
+class Judge:
+    """Looks at images and says what they are worth.
+
+    Args:
+        first_stage: fingerprint of the first stage of what was trained; None: not known.
+        statistics_alone: no metric is asked for.
+
+    Attributes:
+        names: of the metrics. left_out: those that the reference has not enough for.
+
+    Raises:
+        SetupError: no such metric, one that does not fit what was trained, no weights for it.
+    """
+
+    def __init__(
+        self,
+        judging: Judging,
+        *,
+        device: str,
+        first_stage: str | None = None,
+        statistics_alone: bool = False,
+    ):
+        judging.check()
+        self.judging, self.device = judging, device
+        names = choose(judging, first_stage, statistics_alone=statistics_alone)
+        self.extractor = open_extractor(names, judging.weights, device)
+        self.left_out = [] if judging.metric else impossible(names, self.extractor, judging.ref)
+        self.names = tuple(name for name in names if name not in self.left_out)
+
+    @cached_property
+    def reference(self) -> Reference | None:
+        """What the metrics compare with; opened when it is first asked for."""
+        judging = self.judging
+        return open_reference(
+            judging.ref, self.extractor, self.names, crop=judging.crop, batch=judging.batch
+        )
+
+    def needed(self, labels: list[int] | None) -> Wanted:
+        """What to keep of the features; logits too, where accuracy can be told."""
+        need = scores.wanted(self.names)
+        if self.extractor.classifies and labels:
+            return replace(need, rows=need.rows | {"logits"})
+        return need
+
+    def look(self, batches: Iterable[np.ndarray], labels: list[int] | None) -> Collected:
+        """What is needed of images that come in uint8 batches (B, H, W, 3)."""
+        return features_of(self.extractor, batches, self.needed(labels))
+
+    def values(self, fake: Collected) -> dict[str, float]:
+        """The metrics."""
+        return scores.values(
+            self.names,
+            fake,
+            self.reference.kept if self.reference else None,
+            distances=self.judging.distances,
+            device="cpu" if self.extractor.classifies else self.device,
+        )
+
+    def result(
+        self,
+        images: ImageSet | Seen,
+        fake: Collected,
+        *,
+        labels: list[int] | None,
+        how: dict[str, Any] | None,
+    ) -> dict[str, Any]:
+        """The metrics, and all they depend on; warns of what would mislead.
+
+        Args:
+            how: what says how the images were made.
+        """
+        judging, names, real = self.judging, self.names, self.reference
+        result = {
+            "samples": images.name,
+            "metric": ",".join(names),
+            **self.values(fake),
+            **record(images, self.extractor, real, fake, labels),
+            "settings": settings(
+                names, crop=judging.crop, batch=judging.batch, distances=judging.distances
+            ),
+            "warnings": caveats(names, self.extractor, images, fake, real, left_out=self.left_out),
+            "how": how,
+            "environment": environment("cpu" if self.extractor.classifies else self.device),
+        }
+        for warning in result["warnings"]:
+            console.warn(warning)
+        return result
+
+
+def choose(judging: Judging, first_stage: str | None, *, statistics_alone: bool) -> tuple[str, ...]:
+    """The metrics asked for; by default those of the papers where there is a reference, and the
+    network's own where what was trained is what it knows.
+
+    () where statistics are to be saved and nothing else is asked for.
+
+    Raises:
+        SetupError: a metric that means nothing for what was trained, or nothing to compare with.
+    """
+    if judging.metric is not None:
+        names = scores.parse(judging.metric)
+        network = NETWORKS[scores.METRICS[names[0]].network]
+        if network.knows is not None and first_stage not in (None, network.knows):
+            raise SetupError(
+                f"{names[0]} knows {network.of} alone, which this was not trained on: "
+                f"--metrics {','.join(scores.PAPERS)} with --ref, an .npz as ADM's, or images"
+            )
+        return names
+    if judging.ref is not None and is_npz(judging.ref):
+        return scores.PAPERS
+    for network in NETWORKS.values():
+        if network.knows is not None and network.knows == first_stage:
+            return network.metrics
+    if judging.ref is not None:
+        return scores.PAPERS
+    if statistics_alone:
+        return ()
+    raise SetupError(
+        f"{', '.join(scores.PAPERS)}: compared with what? Give --ref: an .npz as ADM's, or a "
+        "folder of images; or --metrics is"
+    )
+
+
+def impossible(names: Sequence[str], extractor: Extractor, ref: str | None) -> list[str]:
+    """Metrics that an .npz does not have enough for."""
+    if ref is None or not is_npz(ref):
+        return []
+    keys = npz.keys_of(Path(ref))
+    return [name for name in names if lacks(name, extractor, keys)]
+
+
+def settings(
+    names: Sequence[str], *, crop: int | None, batch: int, distances: Distances
+) -> dict[str, Any]:
+    """What the numbers depend on, beside samples, reference and network."""
+    return {
+        "metrics": list(names),
+        "crop": crop,
+        "batch": batch,
+        "is_split": IS_SPLIT,
+        "neighbours": NEIGHBOURS,
+        "dtypes": {"features": "float32", "statistics": "float64", "distances": distances},
+    }
+
+
+def record(
+    images: ImageSet | Seen,
+    extractor: Extractor,
+    real: Reference | None,
+    fake: Collected,
+    labels: list[int] | None,
+) -> dict[str, Any]:
+    """What was compared with what, through which network."""
+    result: dict[str, Any] = {
+        "count": fake.count,
+        "reference": real and real.about["name"],
+        "reference_count": real and real.kept.count,
+        "extractor": {
+            "name": extractor.name,
+            "fingerprint": extractor.fingerprint,
+            **extractor.about,
+        },
+        "samples_about": describe(images),
+        "reference_about": real and real.about,
+    }
+    if labels and "logits" in fake.rows:
+        asked = np.asarray(labels[: fake.count])
+        predicted = fake.rows["logits"].argmax(dim=1).numpy()
+        result["accuracy"] = float((predicted == asked).mean())
+    return result

@@ -1,0 +1,259 @@
+"""sra2 eval RUN: images drawn from a network go straight into the metrics.
+
+They are drawn in parts of `batch` images. The features of a part lie in a file until all are there:
+a killed evaluation goes on, and several processes share the parts. Features are summed in the
+order of the images, so the numbers depend on neither.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sra2cli import __version__
+from sra2cli.core import console, pictures
+from sra2cli.core.errors import DataError, SetupError
+from sra2cli.core.files import hold, is_full, listing_digest, sync, write_atomically
+from sra2cli.core.processes import Group
+from sra2cli.data.images import center_crop
+from sra2cli.encoders.first_stage import FirstStage
+from sra2cli.evaluation.extractors import Collected, Collector, Extractor, Wanted
+from sra2cli.evaluation.image_sets import Seen
+from sra2cli.evaluation.judge import Judge, Judging
+from sra2cli.runs.network import Network, open_network
+from sra2cli.sampling.draw import draw
+from sra2cli.sampling.sample import Options, default_name, describe, first_stage_of
+from sra2cli.sampling.settings import Sampling
+
+
+class NetworkJudge:
+    """Draws images of networks and judges them; what judging needs is opened once for all.
+
+    Of several processes, all must call it alike: each draws its share, the main one judges.
+
+    Args:
+        first_stage: fingerprint of that of what was trained; None: not known.
+
+    Raises:
+        SetupError: no such metric or weights, or one that does not fit what was trained.
+    """
+
+    def __init__(self, judging: Judging, group: Group, *, first_stage: str | None):
+        self.judging, self.group = judging, group
+        self.judged = Judge(judging, device=group.device, first_stage=first_stage)
+
+    def judge(
+        self,
+        source: Path,
+        *,
+        num: int,
+        sampling: Sampling,
+        options: Options,
+        out: Path | None = None,
+    ) -> dict[str, Any]:
+        """Draw `num` images of a run or checkpoint and judge them.
+
+        The result is also written to `out`, by default RUN/evals, with a picture of the first
+        images. One that is there already, of the same images, reference and settings, is returned.
+
+        Returns:
+            What `evaluate` returns, on every process; "asked": what it is of; "file": where it is.
+
+        Raises:
+            SetupError, DataError: as `sample` and `evaluate`.
+        """
+        if num < 2:
+            raise SetupError(f"--num is at least 2, not {num}: statistics need two images")
+        group, judging, judged = self.group, self.judging, self.judged
+        network = open_network(
+            source,
+            step=options.step,
+            weights=options.weights,
+            num_heads=options.num_heads,
+            kind=options.kind,
+            verify=group.main,
+        )
+        sampling.check(network.model.shape)
+        vae = first_stage_of(network, options, device=group.device)
+        about = describe(source, network, vae, num, sampling, options)
+        asked = {**about, "source": None, **fingerprints(judging)}
+        asked |= {"metric": ",".join(judged.names), "network": judged.extractor.fingerprint}
+        asked |= {"sra2": __version__}
+        name = f"{default_name(network, num, sampling, options)}-{digest_of(asked)}"
+        file = (out or results_folder(network)) / f"{name}.json"
+        labels = sampling.labels_of(range(num), network.model.shape)
+        parts = Parts(file, num, judging, judged.extractor, judged.needed(labels))
+        row: dict[str, Any] | None = group.share(known(file, asked) if group.main else None)
+        if row is not None:
+            console.say(f"already judged: {file}")
+            for warning in row["warnings"]:
+                console.warn(warning)
+            if group.main:
+                parts.clear()
+            return {**row, "file": str(file)}
+        with parts.held() if group.main else nullcontext():
+            if group.main:
+                _ = judged.reference  # what is missing is said before anything is drawn
+            group.wait()
+            parts.fill(network, vae, sampling, options, group)
+            group.wait()
+            if group.main:
+                fake, seen = parts.collect(str(source), labels)
+                row = judged.result(seen, fake, labels=labels, how=about)
+                row |= {"file": str(file), "asked": asked}
+                write_atomically(file, json.dumps(row, indent=1) + "\n")
+                parts.remove()
+        row = group.share(row)
+        assert row is not None
+        return {**row, "file": str(file)}
+
+
+def results_folder(network: Network) -> Path:
+    """RUN/evals; for checkpoints of others, which may lie side by side, one of their own."""
+    samples = network.samples
+    return samples.with_name("evals" if network.store else f"{samples.name}-evals")
+
+
+def digest_of(asked: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+
+
+class Parts:
+    """Features of images that are being drawn: a file a part, in a folder beside their result.
+
+    A part's file holds every wanted feature (B, width) and the SHA-256 of its pixels.
+    """
+
+    def __init__(
+        self, target: Path, num: int, judging: Judging, extractor: Extractor, need: Wanted
+    ):
+        self.folder = target.with_name(f"{target.stem}.partial")
+        self.preview = target.with_name(f"{target.stem}.png")
+        self.extractor, self.need, self.crop, self.num = extractor, need, judging.crop, num
+        self.kept = sorted(need.moments | need.rows | ({"logits"} if need.score else set()))
+        self.parts = [range(k, min(k + judging.batch, num)) for k in range(0, num, judging.batch)]
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep others from drawing the same."""
+        busy = f"another evaluation is filling {self.folder}: wait for it"
+        with hold(self.folder / ".lock", busy):
+            yield
+
+    def file(self, part: range) -> Path:
+        return self.folder / f"{part.start:08d}.safetensors"
+
+    def fill(
+        self, network: Network, vae: FirstStage, sampling: Sampling, options: Options, group: Group
+    ) -> None:
+        """Draw the missing parts that are this process's."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        model = network.model.to(group.device)
+        if options.compile:
+            torch.compiler.reset()  # of a point before
+            model.compile_blocks()
+        missing = [part for part in self.parts if not self.file(part).exists()]
+        group.wait()  # all share out the same list
+        done = self.num - sum(map(len, missing))
+        with console.progress("draw and judge", self.num, start=done) as bar:
+            for part in missing[group.rank :: group.count]:
+                self.write(
+                    part,
+                    draw(
+                        model, vae, part, sampling, kind=network.path, precision=options.precision
+                    ),
+                )
+                bar.advance(min(len(part) * group.count, self.num))
+
+    def write(self, part: range, images: np.ndarray) -> None:
+        """The features of one part, whole or not at all."""
+        resized = self.crop is not None and images.shape[1] != self.crop
+        if self.crop is not None and resized:
+            images = np.stack([center_crop(Image.fromarray(i), self.crop) for i in images])
+        if part.start == 0:
+            sheet = pictures.grid(list(images[:100]), columns=10)
+            scratch = self.preview.with_name(f"{self.preview.name}.partial")
+            sheet.save(scratch, format="png")
+            scratch.replace(self.preview)
+        found = self.extractor.run(images)
+        kept = {name: found[name].cpu().contiguous() for name in self.kept}
+        about = {"pixels": hashlib.sha256(images.tobytes()).hexdigest()}
+        about["size"] = json.dumps(images.shape[1:3])
+        about["resized"] = str(len(part) if resized else 0)
+        scratch = self.file(part).with_suffix(".partial")
+        try:
+            save_file(kept, scratch, metadata=about)
+        except SafetensorError as error:  # it hides why it could not write
+            if is_full(self.folder):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+            raise DataError(f"{scratch} cannot be written: {error}") from None
+        sync(scratch)
+        scratch.replace(self.file(part))
+
+    def collect(self, source: str, labels: list[int] | None) -> tuple[Collected, Seen]:
+        """What is wanted of all features, and what was seen of the images."""
+        collector, digest = Collector(self.extractor, self.need), hashlib.sha256()
+        size: tuple[int, int] | None = None
+        resized = 0
+        for features, about in self.read():
+            collector.take(features)
+            digest.update(about["pixels"].encode())
+            height, width = json.loads(about["size"])
+            size = (height, width)
+            resized += int(about["resized"])
+        return collector.finish(), Seen(source, self.num, labels, size, resized, digest.hexdigest())
+
+    def read(self) -> Iterator[tuple[dict[str, Tensor], dict[str, str]]]:
+        """Features and record of each part, in order."""
+        for part in self.parts:
+            try:
+                with safe_open(self.file(part), "pt") as stored:
+                    features = {name: stored.get_tensor(name) for name in self.kept}
+                    about = stored.metadata()
+            except (OSError, SafetensorError) as error:
+                raise DataError(
+                    f"{self.file(part)} cannot be read ({error}): delete it and run again"
+                ) from None
+            yield features, about
+
+    def clear(self) -> None:
+        """Remove what a kill left behind when the result was there, if nobody is at it."""
+        if self.folder.exists():
+            with suppress(SetupError), self.held():
+                self.remove()
+
+    def remove(self) -> None:
+        """Features that are no longer needed; the folder is held."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def known(file: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """The result that an earlier call left for the same images, reference and settings."""
+    try:
+        row: dict[str, Any] = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+    return row if row.get("asked") == asked else None
+
+
+def fingerprints(judging: Judging) -> dict[str, str]:
+    """Settings as text; files with sizes and dates, so that a changed reference is seen."""
+    found = {}
+    for name, value in sorted(asdict(judging).items()):
+        found[name] = str(value)
+        if value is not None and name in ("ref", "weights"):
+            found[name] += f" ({listing_digest(str(value))})"
+    return found

@@ -1,0 +1,206 @@
+"""What samples are compared with: ADM's .npz, images of one's own, or statistics saved of them."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sra2cli.core.errors import SetupError
+from sra2cli.data import npz
+from sra2cli.evaluation.extractors import (
+    Collected,
+    Extractor,
+    Wanted,
+    features_of,
+)
+from sra2cli.evaluation.image_sets import ImageSet, Seen, from_array, open_images
+from sra2cli.evaluation.metrics import Statistics
+from sra2cli.evaluation.scores import METRICS, wanted
+
+KEPT = 10_000  # images that are saved beside statistics, for precision and recall: as many as ADM's
+FORMAT = "sra2-reference"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Statistics and rows of the reference, and where they come from.
+
+    about: name, SHA-256 (of the file; of the pixels for images), counts, sizes.
+    """
+
+    kept: Collected
+    about: dict[str, Any]
+
+
+def is_npz(ref: str) -> bool:
+    return Path(ref).suffix.lower() == ".npz"
+
+
+def lacks(name: str, extractor: Extractor, keys: set[str]) -> str | None:
+    """What a metric needs that an .npz with such keys does not have; None if nothing."""
+    row = METRICS[name]
+    if row.needs == "score" or npz.IMAGES in keys:
+        return None
+    if row.needs == "rows":
+        return f"images ({npz.IMAGES})"
+    suffix = extractor.saved[row.feature]
+    pair = {f"mu{suffix}", f"sigma{suffix}"}
+    return None if pair & keys else f"{' and '.join(sorted(pair))}, or images ({npz.IMAGES})"
+
+
+def open_reference(
+    ref: str | None,
+    extractor: Extractor,
+    metrics: Sequence[str],
+    *,
+    crop: int | None = None,
+    batch: int,
+) -> Reference | None:
+    """What the metrics need of the reference; None if that is nothing.
+
+    Args:
+        ref: an .npz, a folder or archive of images; None: the network's stand-in.
+        crop: centre-crop images to this side as ADM does.
+
+    Raises:
+        SetupError: no reference, or one without what a metric needs.
+        DataError: it is damaged, or its statistics cannot be.
+    """
+    need = wanted(metrics)
+    need = Wanted(need.moments, need.rows)
+    if not need:
+        return None
+    if ref is not None and is_npz(ref):
+        return _from_npz(Path(ref), extractor, metrics, need, crop=crop, batch=batch)
+    if ref is not None:
+        images = open_images(Path(ref), "reference images", crop=crop)
+    elif extractor.stand_in is not None:
+        name, make = extractor.stand_in
+        images = from_array(name, "reference images", make())
+    else:
+        named = [name for name in metrics if METRICS[name].needs != "score"]
+        raise SetupError(
+            f"{', '.join(named)}: compared with what? Give --ref: an .npz as ADM's, or a folder "
+            "of images"
+        )
+    return Reference(features_of(extractor, images.batches(batch), need), describe(images))
+
+
+def describe(images: ImageSet | Seen) -> dict[str, Any]:
+    """What results say of images that were streamed."""
+    size = None if images.size is None else list(images.size)
+    return {
+        "name": images.name,
+        "count": images.count,
+        "size": size,
+        "resized": images.resized,
+        "batches_sha256" if isinstance(images, Seen) else "pixels_sha256": images.sha256,
+    }
+
+
+def _from_npz(
+    path: Path,
+    extractor: Extractor,
+    metrics: Sequence[str],
+    need: Wanted,
+    *,
+    crop: int | None,
+    batch: int,
+) -> Reference:
+    keys = npz.keys_of(path)
+    for name in metrics:
+        missing = lacks(name, extractor, keys)
+        if missing:
+            raise SetupError(f"{path} has no {missing}: {name} cannot be computed with it")
+    meta = npz.meta(path)
+    meta = meta if meta.get("format") == FORMAT else {}
+    made_with = meta["extractor"]["fingerprint"] if meta else extractor.fingerprint
+    if made_with != extractor.fingerprint:
+        raise SetupError(
+            f"{path} was made with another network ({meta['extractor']['name']}) "
+            f"than {extractor.name}: save its statistics again"
+        )
+    about: dict[str, Any] = {
+        "name": str(path),
+        "sha256": npz.sha256(path),
+        "count": meta.get("count"),
+    }
+    if meta.get("size"):
+        about["size"] = meta["size"]
+    statistics = {}
+    for feature in sorted(need.moments):
+        suffix = extractor.saved[feature]
+        if {f"mu{suffix}", f"sigma{suffix}"} & keys:
+            mean, covariance = npz.statistics(path, suffix, extractor.widths[feature])
+            statistics[feature] = Statistics(mean, covariance, meta.get("count"))
+    rest = Wanted(need.moments - statistics.keys(), need.rows)
+    about["statistics_from_file"] = sorted(statistics)
+    if npz.IMAGES in keys and not rest:
+        about["size"] = list(npz.image_shape(path)[1:3])
+    if not rest:
+        return Reference(Collected(about["count"], statistics, {}), about)
+    images = open_images(path, "reference images", crop=crop)
+    kept = features_of(extractor, images.batches(batch), rest)
+    about |= {"images": describe(images), "size": describe(images)["size"]}
+    if not statistics:
+        about["count"] = images.count
+    return Reference(Collected(about["count"], kept.statistics | statistics, kept.rows), about)
+
+
+def check_target(path: Path) -> None:
+    """SetupError if statistics cannot be saved there."""
+    if not is_npz(str(path)):
+        raise SetupError(f"--save-stats writes an .npz, not {path}")
+    if not path.parent.is_dir():
+        raise SetupError(f"no folder {path.parent} to save statistics in")
+
+
+def save_reference(
+    path: Path,
+    images: ImageSet,
+    extractor: Extractor,
+    need: Wanted,
+    *,
+    crop: int | None,
+    batch: int,
+) -> Collected:
+    """What is wanted of images, whose statistics are written under ADM's keys on the way.
+
+    Up to `KEPT` images are written too, evenly spaced, as folders are often sorted by class.
+    """
+    check_target(path)
+    kept = min(images.count, KEPT)
+    chosen = {i * images.count // kept for i in range(kept)}
+    need = Wanted(need.moments | extractor.saved.keys(), need.rows, need.score)
+    with npz.Writer(path, kept) as writer:
+        batches = _writing(images.batches(batch), writer, chosen)
+        found = features_of(extractor, batches, need)
+        about = {
+            "format": FORMAT,
+            **describe(images),
+            "crop": crop,
+            "extractor": {"name": extractor.name, "fingerprint": extractor.fingerprint},
+            "images": f"{kept} of {images.count}, evenly spaced",
+        }
+        arrays = {npz.META: np.array(json.dumps(about))}
+        for feature, suffix in extractor.saved.items():
+            arrays[f"mu{suffix}"] = found.statistics[feature].mean
+            arrays[f"sigma{suffix}"] = found.statistics[feature].covariance
+        writer.finish(arrays)
+    return found
+
+
+def _writing(
+    batches: Iterator[np.ndarray], writer: npz.Writer, chosen: set[int]
+) -> Iterator[np.ndarray]:
+    """The same batches; images with chosen numbers are written as they pass."""
+    index = 0
+    for batch in batches:
+        for image in batch:
+            if index in chosen:
+                writer.add_image(image)
+            index += 1
+        yield batch

@@ -1,0 +1,129 @@
+"""The table of metrics: which network and feature each is made on, and what it needs of it."""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sra2cli.core.errors import DataError, SetupError
+from sra2cli.evaluation.extractors import Collected, Wanted
+from sra2cli.evaluation.metrics import (
+    NEIGHBOURS,
+    Distances,
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+)
+
+
+class Compared:
+    """Samples beside a reference, as metrics see them.
+
+    distances: type of the distances of precision and recall; float16 as ADM.
+    """
+
+    def __init__(self, fake: Collected, real: Collected | None, distances: Distances, device: str):
+        self.fake, self.distances, self.device = fake, distances, device
+        self._real = real
+        self._pairs: dict[str, tuple[float, float]] = {}
+
+    @property
+    def real(self) -> Collected:
+        assert self._real is not None  # a metric that needs none does not ask
+        return self._real
+
+    def neighbours(self, feature: str) -> tuple[float, float]:
+        """Precision and recall, which come together; DataError for too few images."""
+        if feature not in self._pairs:
+            a, b = self.fake.rows[feature], self.real.rows[feature]
+            if min(len(a), len(b)) <= NEIGHBOURS:
+                raise DataError(
+                    f"precision and recall need more than {NEIGHBOURS} images on both sides, "
+                    f"not {len(a)} and {len(b)}"
+                )
+            self._pairs[feature] = precision_recall(a, b, dtype=self.distances, device=self.device)
+        return self._pairs[feature]
+
+
+def frechet(compared: Compared, feature: str) -> float:
+    return frechet_distance(compared.fake.statistics[feature], compared.real.statistics[feature])
+
+
+def kernel(compared: Compared, feature: str) -> float:
+    fake, real = compared.fake.rows[feature], compared.real.rows[feature]
+    return kernel_distance(fake, real, device=compared.device)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A row of the table.
+
+    network: of networks.NETWORKS. needs: statistics and rows are needed of samples and reference,
+    the score of samples alone. compute(compared, feature): the number.
+    """
+
+    network: str
+    feature: str
+    needs: Literal["statistics", "rows", "score"]
+    better: Literal["↓", "↑"]
+    compute: Callable[[Compared, str], float]
+
+
+METRICS = {
+    "fid": Metric("inception", "pool", "statistics", "↓", frechet),
+    "sfid": Metric("inception", "spatial", "statistics", "↓", frechet),
+    "is": Metric("inception", "logits", "score", "↑", lambda c, _: c.fake.score or 0.0),
+    "precision": Metric("inception", "pool", "rows", "↑", lambda c, f: c.neighbours(f)[0]),
+    "recall": Metric("inception", "pool", "rows", "↑", lambda c, f: c.neighbours(f)[1]),
+    "kid": Metric("inception", "pool", "rows", "↓", kernel),
+    "fd-digits": Metric("digits", "features", "statistics", "↓", frechet),
+}
+PAPERS = ("fid", "sfid", "is", "precision", "recall")  # what papers of this family report
+
+
+def parse(text: str) -> tuple[str, ...]:
+    """ "fid,is" → names of the table; SetupError for an unknown one, or two networks."""
+    names = tuple(dict.fromkeys(part.strip().lower() for part in text.split(",")))
+    for name in names:
+        if name not in METRICS:
+            close = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.5)
+            hint = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(METRICS)}"
+            raise SetupError(f"unknown metric '{name}'; {hint}")
+    networks = {METRICS[name].network: name for name in names}
+    if len(networks) > 1:
+        raise SetupError(
+            f"{' and '.join(networks.values())} look at images through different networks: "
+            "ask for them in two commands"
+        )
+    return names
+
+
+def wanted(names: Sequence[str]) -> Wanted:
+    """What has to be kept of the samples' features."""
+    rows = [METRICS[name] for name in names]
+    return Wanted(
+        frozenset(row.feature for row in rows if row.needs == "statistics"),
+        frozenset(row.feature for row in rows if row.needs == "rows"),
+        any(row.needs == "score" for row in rows),
+    )
+
+
+def values(
+    names: Sequence[str],
+    fake: Collected,
+    real: Collected | None,
+    *,
+    distances: Distances = "float16",
+    device: str = "cpu",
+) -> dict[str, float]:
+    """The metrics of samples against a reference, in the order asked for.
+
+    Args:
+        real: None where no metric needs one.
+        distances: type of the distances of precision and recall; float16 as ADM.
+
+    Raises:
+        DataError: too few images for neighbours.
+    """
+    compared = Compared(fake, real, distances, device)
+    return {name: METRICS[name].compute(compared, METRICS[name].feature) for name in names}

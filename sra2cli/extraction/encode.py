@@ -1,0 +1,297 @@
+"""What is encoded with what: source, first stage, and what else is stored of each image."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sra2cli.core import console
+from sra2cli.core.errors import DataError, SetupError
+from sra2cli.core.processes import Group
+from sra2cli.data.images import decode_image
+from sra2cli.data.sources import Source, VanishedError, open_source
+from sra2cli.data.store_info import RowSet, StoredType, StoreInfo
+from sra2cli.encoders.first_stage import EncodePrecision, FirstStage
+from sra2cli.encoders.image import load_encoder
+from sra2cli.encoders.open import DEFAULT, open_first_stage
+from sra2cli.extraction.decode import Chunk, Chunks, decoded, default_workers
+
+TIMED = 4  # images whose decoding is timed
+PIXELS = 1 << 16  # that are worth a pass on a CPU: 64 images of 32 px, one of 256
+ON_GPU = 64  # images of a pass there, unless --batch says otherwise
+IMPORTED = 64  # latents of others that are copied together
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to extract. Nothing here but vae, encoder, feature_patch, resolution, mirrored, precision
+    and dtype changes the numbers (on a GPU `batch` may change their last digits).
+
+    vae, encoder: folders or hub names; with an encoder, its features are stored for REPA.
+    mirrored: also encode the mirrored images (a latent cannot be mirrored).
+    feature_patch: of the network to be trained: one feature for each of its tokens.
+    batch: images encoded together; on a CPU as many as `unit` says run through the network at once.
+    workers: decoding processes; None: by the CPUs.
+    logvar: latents of others hold mean‖logvar.
+    """
+
+    vae: str = DEFAULT
+    resolution: int = 256
+    mirrored: bool = False
+    encoder: str | None = None
+    feature_patch: int = 2
+    precision: EncodePrecision = "fp32"
+    dtype: StoredType = "float32"
+    batch: int | None = None
+    workers: int | None = None
+    logvar: bool = False
+    offline: bool = False
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What is stored of each image under one name.
+
+    make: uint8 images (B, H, W, 3) → rows (B, *row_set.shape).
+    attributes: of StoreInfo that declare it; none: it is declared in StoreInfo.extra.
+    """
+
+    name: str
+    row_set: RowSet
+    make: Callable[[Tensor], Tensor]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def declared(self, info: StoreInfo) -> StoreInfo:
+        """What the store says of itself with these rows in it."""
+        if self.attributes:
+            return replace(info, **self.attributes)
+        return replace(info, extra={**info.extra, self.name: self.row_set})
+
+
+def image_features(options: Options, info: StoreInfo, group: Group) -> Maker | None:
+    """The patch tokens of an image encoder, if one was asked for."""
+    if options.encoder is None:
+        return None
+    if info.latent % options.feature_patch:
+        raise SetupError(f"--feature-patch {options.feature_patch} does not divide {info.latent}")
+    side = info.latent // options.feature_patch
+    encoder = load_encoder(options.encoder, side=side, device=group.device, offline=options.offline)
+    row_set = RowSet((side**2, encoder.width), "float16", options.encoder, encoder.fingerprint)
+    return Maker(
+        "features",
+        row_set,
+        lambda images: encoder.features(images).half(),
+        {
+            "encoder": options.encoder,
+            "encoder_fingerprint": encoder.fingerprint,
+            "feature_tokens": side**2,
+            "feature_width": encoder.width,
+        },
+    )
+
+
+MAKERS: list[Callable[[Options, StoreInfo, Group], Maker | None]] = [image_features]
+
+
+def unit(resolution: int) -> int:
+    """Images that a CPU encodes at once: a power of two, from their size alone. Another number
+    might choose another kernel, and so other last digits."""
+    worth = min(64, max(1, PIXELS // resolution**2))
+    return 1 << (worth.bit_length() - 1)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is encoded with what, into what.
+
+    info.encode_batch: images that run through the networks at once. makers: beside moments.
+    """
+
+    source: Source
+    info: StoreInfo
+    vae: FirstStage
+    makers: list[Maker]
+    options: Options
+
+    @property
+    def labels(self) -> list[int]:
+        """Of all rows; -1 without labels."""
+        return self.source.labels if self.source.labels is not None else [-1] * len(self.source)
+
+    @property
+    def chunk(self) -> int:
+        """Rows that are read, encoded and written together."""
+        size = self.info.encode_batch
+        return size * max(1, -(-(self.options.batch or 1) // size))
+
+    def chunks(self, rows: list[range]) -> Chunks:
+        latents = self.source.kind == "latents"
+        shape = (2 * self.info.channels, self.info.latent, self.info.latent) if latents else None
+        return Chunks(self.source, rows, self.info.resolution, shape, self.options.logvar)
+
+    def encode(self, values: np.ndarray) -> dict[str, Tensor]:
+        """What is stored of images (n, R, R, 3) uint8, or moments as they are; on the device."""
+        if self.source.kind == "latents":
+            return {"moments": torch.from_numpy(values)}
+        parts = [
+            self._pass(part) for part in torch.from_numpy(values).split(self.info.encode_batch)
+        ]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _pass(self, images: Tensor) -> dict[str, Tensor]:
+        """One pass, filled up: another size may choose another kernel, and so other digits."""
+        count, missing = len(images), self.info.encode_batch - len(images)
+        images = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])])
+        if self.vae.device.type == "cuda":
+            images = images.pin_memory()
+        found = {}
+        for prefix, flipped in (("", False), ("mirrored_", True))[: 1 + self.info.mirrored]:
+            batch = images.flip(2) if flipped else images
+            found[f"{prefix}moments"] = self.vae.encode(batch)[:count]
+            for maker in self.makers:
+                if maker.row_set.mirrored or not flipped:
+                    found[f"{prefix}{maker.name}"] = maker.make(batch)[:count]
+        return found
+
+
+def prepare(images: Path, options: Options, group: Group) -> Job:
+    """Everything that can be refused before data are read."""
+    source = open_source(images)
+    if source.ignored:
+        console.say(
+            f"{len(source.ignored):,} files do not look like images and are ignored, "
+            f"as {source.ignored[0]}"
+        )
+    if source.labels is None:
+        console.say("no labels: the store is for unconditional models")
+    vae = open_first_stage(
+        options.vae, device=group.device, offline=options.offline, precision=options.precision
+    )
+    info = describe(source, vae, options)
+    made = [make(options, info, group) for make in MAKERS]
+    makers = [maker for maker in made if maker is not None]
+    for maker in makers:
+        if source.kind == "latents":
+            raise SetupError(f"{source.root} holds latents: {maker.name} need the images")
+        info = maker.declared(info)
+    return Job(source, info, vae, makers, options)
+
+
+def describe(source: Source, vae: FirstStage, options: Options) -> StoreInfo:
+    """What the store will say of itself; raises SetupError where source and VAE do not fit."""
+    resolution = options.resolution
+    if resolution <= 0 or resolution % vae.factor:
+        raise SetupError(
+            f"--resolution {resolution} is not a multiple of {vae.factor}, "
+            f"as VAE '{vae.name}' needs"
+        )
+    imported = source.kind == "latents"
+    if imported and (options.encoder or options.mirrored):
+        raise SetupError(
+            f"{source.root} holds latents: --flip and --encoder need the images themselves"
+        )
+    if options.batch is not None and options.batch < 1:
+        raise SetupError(f"--batch must be above 0, not {options.batch}")
+    return StoreInfo(
+        vae=vae.name,
+        vae_fingerprint=vae.fingerprint,
+        scale=vae.scale,
+        shift=vae.shift,
+        channels=vae.channels,
+        latent=resolution // vae.factor,
+        resolution=resolution,
+        classes=source.classes,
+        class_names=source.class_names,
+        crop=("imported-logvar" if options.logvar else "imported") if imported else "adm-center",
+        dtype=options.dtype,
+        encode_precision="imported" if imported else options.precision,
+        encode_batch=at_once(source, vae, options),
+        mirrored=options.mirrored,
+    )
+
+
+def at_once(source: Source, vae: FirstStage, options: Options) -> int:
+    """Images of one pass: the same whatever the processes, and on a CPU whatever --batch."""
+    if source.kind == "latents":
+        return IMPORTED
+    if vae.device.type == "cpu":
+        return unit(options.resolution)
+    return options.batch or ON_GPU
+
+
+def first_images(job: Job) -> np.ndarray:
+    """The first readable images (n, R, R, 3), n <= TIMED; or moments."""
+    if job.source.kind == "latents":
+        chunk = job.chunks([range(min(TIMED, len(job.source)))])[0]
+        return chunk.values
+    found: list[np.ndarray] = []
+    for row in range(min(4 * TIMED, len(job.source))):
+        try:
+            data = job.source.read(row)
+            assert isinstance(data, bytes)
+            found.append(decode_image(data, job.info.resolution))
+        except DataError:
+            continue
+        except VanishedError as error:
+            raise gone(str(error)) from None
+        if len(found) == TIMED:
+            break
+    side = job.info.resolution
+    return np.stack(found) if found else np.zeros((1, side, side, 3), np.uint8)
+
+
+def encode_rate(job: Job, images: np.ndarray) -> float:
+    """Images a second that the networks encode, from the better of two passes."""
+    batch = np.resize(images, (job.info.encode_batch, *images.shape[1:]))
+
+    def seconds() -> float:
+        begun = time.perf_counter()
+        for value in job.encode(batch).values():
+            value.cpu()
+        return time.perf_counter() - begun
+
+    return len(batch) / min(seconds() for _ in range(2))
+
+
+def worker_count(job: Job, group: Group) -> int:
+    if job.options.workers is not None:
+        return job.options.workers
+    return default_workers(group.count, accelerator=group.device != "cpu")
+
+
+Encoded = tuple[Chunk, dict[str, Tensor]]
+
+
+def encoded(job: Job, rows: list[range], workers: int) -> Iterator[Encoded]:
+    """Chunks and what is stored of them, in order."""
+    return one_ahead(job, reachable(decoded(job.chunks(rows), workers=workers)))
+
+
+def reachable(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """The same; DataError where the source has vanished."""
+    for chunk in chunks:
+        if chunk.gone:
+            raise gone(chunk.gone)
+        yield chunk
+
+
+def one_ahead(job: Job, chunks: Iterator[Chunk]) -> Iterator[Encoded]:
+    """One more is always under way on the device."""
+    before: Encoded | None = None
+    for chunk in chunks:
+        values = job.encode(chunk.values) if chunk.rows else {}
+        if before is not None:
+            yield before
+        before = chunk, values
+    if before is not None:
+        yield before
+
+
+def gone(what: str) -> DataError:
+    """The error for a source that cannot be reached any more."""
+    return DataError(f"{what}: bring it back and run the same command again to go on")

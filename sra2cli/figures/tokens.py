@@ -1,0 +1,116 @@
+"""A network's tokens at chosen blocks and noise levels, of images of a store or of a file."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sra2cli.core import clock
+from sra2cli.core.clock import Purpose
+from sra2cli.core.errors import DataError, SetupError
+from sra2cli.data.images import read_image
+from sra2cli.data.store import Store
+from sra2cli.diffusion.path import interpolate
+from sra2cli.encoders.first_stage import FirstStage, scaled_latents
+from sra2cli.runs.network import Network
+from sra2cli.runs.run import Run
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Posterior means z (N, C, h, w), scaled; labels (N,) or None; names of the images."""
+
+    z: Tensor
+    labels: Tensor | None
+    names: list[str]
+
+
+def store_of(source: Path, network: Network, data: Path | None) -> Store:
+    """The store given, or the one a run was trained on; of the network's first stage.
+
+    Raises:
+        SetupError: neither is there, or it does not fit.
+    """
+    if data is None:
+        if network.store is None:
+            raise SetupError(f"{source} does not say what it was trained on: give a store, --data")
+        data = Path(Run(network.samples.parent).about["store"]["path"])
+        if not data.is_file():
+            raise SetupError(f"the store of {source} is no longer at {data}: give it with --data")
+    store, config = Store(data), network.model.shape
+    info = store.info
+    if (info.channels, info.latent) != (config.channels, config.latent):
+        raise SetupError(
+            f"{data} holds latents of {info.channels}x{info.latent}x{info.latent}, the network "
+            f"takes {config.channels}x{config.latent}x{config.latent}: choose another --data"
+        )
+    if config.classes and info.classes != config.classes:
+        raise SetupError(
+            f"{data} has {info.classes} classes, the network {config.classes}: "
+            "choose another --data"
+        )
+    if network.store is not None and info.vae_fingerprint != network.store.vae_fingerprint:
+        raise SetupError(
+            f"{data} was made with another VAE ('{info.vae}') than the network's store "
+            f"('{network.store.vae}'): choose another --data"
+        )
+    return store
+
+
+def stored(store: Store, rows: Sequence[int], classes: int) -> Latents:
+    """Latents of some rows of a store."""
+    wrong = next((row for row in rows if not 0 <= row < len(store)), None)
+    if wrong is not None:
+        raise SetupError(f"{store.path} has images 0..{len(store) - 1}, no {wrong}")
+    at = np.asarray(rows)
+    moments = store.moments(at).float()
+    z = scaled_latents(moments, None, scale=store.info.scale, shift=store.info.shift)
+    labels = torch.from_numpy(store.labels[at]).long() if classes else None
+    return Latents(z, labels, [store.names[row] for row in rows])
+
+
+def encoded(file: Path, vae: FirstStage, network: Network, label: int | None) -> Latents:
+    """The latent of an image file, cropped as ADM does. label: its class; None: the null class."""
+    if not file.is_file():
+        raise SetupError(f"no image {file}")
+    config = network.model.shape
+    try:
+        image = read_image(file, config.latent * vae.factor)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from None
+    moments = vae.encode(torch.from_numpy(image.copy())[None])
+    z = scaled_latents(moments, None, scale=vae.scale, shift=vae.shift).cpu()
+    if label is not None and not 0 <= label < max(config.classes, 1):
+        raise SetupError(f"--label: there is no class {label}; classes are 0..{config.classes - 1}")
+    y = torch.tensor([config.classes if label is None else label])
+    return Latents(z, y if config.classes else None, [file.name])
+
+
+def noised(latents: Latents, t: float, network: Network, seed: int) -> Tensor:
+    """x_t (N, C, h, w); the noise of image k is a function of (seed, k)."""
+    shape = latents.z.shape
+    noise = torch.from_numpy(
+        clock.normals(seed, Purpose.SAMPLE, 0, range(shape[0]), tuple(shape[1:]))
+    )
+    return interpolate(latents.z, noise, torch.full((shape[0],), t), network.path)[0]
+
+
+@torch.no_grad()
+def tokens(
+    network: Network, x_t: Tensor, t: float, labels: Tensor | None, blocks: Sequence[int]
+) -> Iterator[dict[int, Tensor]]:
+    """Tokens (up to `BATCH`, T, D) float32, on the CPU, after each of some blocks (1-based).
+
+    A batch at a time: all of XL/2's tokens of 512 images would be 17 GB.
+    """
+    model, device = network.model, next(network.model.parameters()).device
+    for k in range(0, len(x_t), BATCH):
+        part = x_t[k : k + BATCH].to(device)
+        y = None if labels is None else labels[k : k + BATCH].to(device)
+        _, tapped = model(part, torch.full((len(part),), t, device=device), y, taps=set(blocks))
+        yield {block: tapped[block].float().cpu() for block in blocks}

@@ -1,0 +1,1 @@
+"""Backbones behind one contract, their layers, EMA and checkpoints."""

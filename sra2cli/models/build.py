@@ -1,0 +1,80 @@
+"""From a recipe or a checkpoint's record to a network: the table of backbones."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sra2cli.config.recipe import nearest
+from sra2cli.config.settings import Recipe
+from sra2cli.core.errors import SetupError
+from sra2cli.models.contract import Backbone, Config, Shape
+from sra2cli.models.sit import SiT
+
+BACKBONES: dict[str, type[Backbone]] = {  # by their names in a recipe's `model.kind`
+    "sit": SiT,
+}
+
+
+def config_of(recipe: Recipe) -> Config:
+    """Of the network a recipe asks for; SetupError where it cannot be built.
+
+    What is left open for the store to say (data.channels, ...) must be said by now.
+    """
+    kind = recipe.model.kind
+    if kind not in BACKBONES:
+        raise SetupError(f"'model.kind': no backbone '{kind}'{nearest(kind, list(BACKBONES))}")
+    try:
+        config: Config = BACKBONES[kind].configure(recipe.model, recipe.data)
+        return config
+    except ValueError as error:
+        raise SetupError(f"model: {error}") from None
+
+
+def shape_of(recipe: Recipe) -> Shape:
+    """What others must know of the network a recipe asks for."""
+    return config_of(recipe).shape
+
+
+def build(recipe: Recipe) -> Backbone:
+    """The network, with its initial weights from torch's generator."""
+    return BACKBONES[recipe.model.kind].from_config(config_of(recipe).to_dict())
+
+
+def record_of(model: Backbone) -> dict[str, Any]:
+    """{kind: config}: what checkpoints say of their network."""
+    return {model.kind: model.config.to_dict()}
+
+
+def from_record(record: Mapping[str, Any]) -> Backbone | None:
+    """The network of a record, with initial weights; None if it names none of ours."""
+    kind = next((kind for kind in BACKBONES if kind in record), None)
+    return None if kind is None else BACKBONES[kind].from_config(record[kind])
+
+
+def start_from(model: Backbone, other: Backbone) -> str | None:
+    """Copy the weights of another network into `model`, which is to be trained.
+
+    What belongs to the resolution is kept, as is the table of labels for another number of classes.
+
+    Returns:
+        What was not taken over, to be said; None if nothing.
+
+    Raises:
+        SetupError: networks of different shape.
+    """
+    theirs, own = other.config.to_dict(), model.config.to_dict()
+    differ = [
+        f"{name} {theirs[name]} instead of {own[name]}"
+        for name in own.keys() & theirs.keys() - {"latent", "classes"}
+        if theirs[name] != own[name]
+    ]
+    if model.kind != other.kind:
+        differ = [f"{other.kind} instead of {model.kind}"]
+    if differ:
+        raise SetupError(f"--init: its network has another shape ({', '.join(sorted(differ))})")
+    left, said = model.of_resolution, None
+    if theirs["classes"] != own["classes"]:
+        left += model.of_labels
+        said = f"{own['classes']} classes instead of {theirs['classes']}: their table starts anew"
+    state = {k: v for k, v in other.state_dict().items() if not k.startswith(left)}
+    model.load_state_dict({**model.state_dict(), **state})
+    return said

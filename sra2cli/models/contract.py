@@ -1,0 +1,238 @@
+"""What a backbone is: the contract between networks and all that trains, draws or looks with them.
+
+A backbone is told what is noised (`x_t`), when (`t`) and under which `Condition`, and gives its
+velocity with the tokens after the blocks that were asked for. Nothing else is known of it outside
+this wing: see docs/architecture.md for what a new one takes.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from sra2cli.config.settings import Data, Model
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a network is told beside x_t and t. Every field may be missing; batch first.
+
+    y: (B,) labels. text: (B, L, E) features of a caption; text_mask: (B, L), True where it has
+    words. pooled: (B, P), one vector for the whole caption.
+    """
+
+    y: Tensor | None = None
+    text: Tensor | None = None
+    text_mask: Tensor | None = None
+    pooled: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Condition":
+        """The same with every tensor changed, as by `lambda x: x.to(device)`."""
+        return Condition(**{k: change(v) for k, v in self.present().items()})
+
+    def present(self) -> dict[str, Tensor]:
+        """The fields that are there."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def __add__(self, other: "Condition") -> "Condition":
+        """Two batches after each other."""
+        theirs = other.present()
+        return Condition(**{k: torch.cat([v, theirs[k]]) for k, v in self.present().items()})
+
+
+def as_condition(given: "Condition | Tensor | None") -> Condition:
+    """A plain tensor of labels (B,) is taken as `Condition(y=...)`."""
+    return given if isinstance(given, Condition) else Condition(y=given)
+
+
+class _Output(NamedTuple):
+    v: Tensor
+    taps: dict[int, Tensor]
+
+
+class Output(_Output):
+    """Velocity v, shaped as x_t, and {depth: tokens (B, T, D)}; unpacks as these two.
+
+    c: (B, D), the vector the blocks were conditioned with; None where there is none.
+    """
+
+    c: Tensor | None
+
+    def __new__(cls, v: Tensor, taps: dict[int, Tensor], c: Tensor | None = None) -> "Output":
+        self = super().__new__(cls, v, taps)
+        self.c = c
+        return self
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What others must know of a network.
+
+    width: D, of its tokens. depth: its number of blocks. channels: C, of the latent; latent: its
+    side. classes: labels it takes; 0: none. condition: its row of data.conditions.CONDITIONS.
+    """
+
+    width: int
+    depth: int
+    patch: int
+    channels: int
+    latent: int
+    classes: int = 0
+    condition: str = "label"
+
+    @property
+    def conditional(self) -> bool:
+        """Whether it is told anything beside x_t and t."""
+        return bool(self.classes) or self.condition != "label"
+
+    @property
+    def side(self) -> int:
+        """Tokens along a side of the latent."""
+        return self.latent // self.patch
+
+    @property
+    def tokens(self) -> int:
+        """T, patch tokens of one latent."""
+        return self.side**2
+
+    @property
+    def state(self) -> tuple[int, ...]:
+        """Of what is noised and integrated, without the batch."""
+        return (self.channels, self.latent, self.latent)
+
+    @property
+    def work(self) -> int:
+        """Multiply-accumulates of the blocks for one image, nearly."""
+        return self.depth * self.tokens * 12 * self.width**2
+
+
+class Config(Protocol):
+    """All that shapes a network, as checkpoints record it."""
+
+    @property
+    def shape(self) -> Shape: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+class Backbone(nn.Module):
+    """A velocity network made of blocks.
+
+    A network says how it embeds its inputs into a stream, what its blocks are, and how it reads the
+    velocity off the end of the stream; the walk over the blocks is the same for all.
+
+    Attributes:
+        config: all that shapes it. shape: what others know of it.
+        blocks: what is compiled and checkpointed; each is called as block(stream, c).
+        checkpointing: recompute each block in the backward pass instead of keeping it.
+    """
+
+    config: Config
+    blocks: nn.ModuleList
+    checkpointing: bool = False
+    kind: ClassVar[str]  # its row of models.build.BACKBONES
+    of_resolution: ClassVar[tuple[str, ...]] = ()  # weights that belong to a latent's side,
+    of_labels: ClassVar[tuple[str, ...]] = ()  # and to the classes, by how their names begin
+
+    @classmethod
+    @abstractmethod
+    def configure(cls, model: Model, data: Data) -> Any:
+        """The config that a recipe asks for; ValueError where there can be none."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Backbone":
+        """The network of a config as `config.to_dict` gave it."""
+
+    @abstractmethod
+    def embed(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Any, Tensor]:
+        """The stream that enters the first block, and the conditioning vector c (B, D)."""
+
+    @abstractmethod
+    def velocity(self, stream: Any, c: Tensor) -> Tensor:
+        """v, shaped as x_t, from the stream after the last block."""
+
+    def patch_tokens(self, stream: Any) -> Tensor:
+        """The patch tokens (B, T, D) of a stream, row by row, whatever else it carries."""
+        tokens: Tensor = stream
+        return tokens
+
+    def null(self, condition: Condition, drop: Tensor | None = None) -> Condition:
+        """The unconditional condition: for all, or where `drop` (B,) is true.
+
+        Label dropout in training and guidance in sampling both use it.
+        """
+        if condition.y is None:
+            return condition
+        y = torch.full_like(condition.y, self.shape.classes)
+        return Condition(y=y if drop is None else torch.where(drop, y, condition.y))
+
+    @property
+    def shape(self) -> Shape:
+        return self.config.shape
+
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        condition: Condition | Tensor | None = None,
+        *,
+        taps: Collection[int] = (),
+    ) -> Output:
+        """Velocity, and the tokens after the blocks named in `taps` (1-based depths).
+
+        Args:
+            x_t: (B, C, H, W) noised latents.
+            t: (B,) times in [0, 1]; 0 is data.
+            condition: a Condition, or labels (B,) in [0, classes], `classes` being the null class;
+                None for an unconditional network.
+        """
+        self._check_depths(taps)
+        stream, c = self.embed(x_t, t, as_condition(condition))
+        tapped = {}
+        for depth, block in enumerate(self.blocks, start=1):
+            stream = self._run(block, stream, c)
+            if depth in taps:
+                tapped[depth] = self.patch_tokens(stream)
+        return Output(self.velocity(stream, c), tapped, c)
+
+    def tokens(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        condition: Condition | Tensor | None = None,
+        *,
+        depth: int,
+    ) -> Tensor:
+        """Tokens (B, T, D) after block `depth`; the blocks above it are not run."""
+        self._check_depths([depth])
+        stream, c = self.embed(x_t, t, as_condition(condition))
+        for block in self.blocks[:depth]:
+            stream = self._run(block, stream, c)
+        return self.patch_tokens(stream)
+
+    def compile_blocks(self) -> None:
+        """torch.compile, block by block: compiled once for all, and the names of weights stay."""
+        for block in self.blocks:
+            block.compile()
+
+    def _check_depths(self, depths: Collection[int]) -> None:
+        for depth in depths:
+            if not 1 <= depth <= self.shape.depth:
+                raise ValueError(f"depth {depth} is not a block of 1..{self.shape.depth}")
+
+    def _run(self, block: nn.Module, stream: Any, c: Tensor) -> Any:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, stream, c, use_reentrant=False)
+        return block(stream, c)
+
+
+def check_depth(name: str, depth: int, shape: Shape) -> None:
+    """Raise ValueError unless `depth` is one of the network's blocks, 1-based."""
+    if not 1 <= depth <= shape.depth:
+        raise ValueError(f"{name} is {depth}, but the network has blocks 1..{shape.depth}")

@@ -1,0 +1,27 @@
+"""The exponential moving average of a network's weights, in float32."""
+
+import copy
+
+import torch
+from torch import Tensor
+
+from sra2cli.models.contract import Backbone, Condition
+
+
+class Ema:
+    """EMA of a network: `model` is a frozen copy in eval mode, on the same device."""
+
+    def __init__(self, network: Backbone, decay: float):
+        self.decay = decay
+        self.model = copy.deepcopy(network).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, network: Backbone) -> None:
+        """ema ← decay * ema + (1 - decay) * weights, for all tensors in one call."""
+        averaged: list[Tensor] = list(self.model.parameters())
+        torch._foreach_lerp_(averaged, [p.detach() for p in network.parameters()], 1 - self.decay)
+
+    def teacher(self, x_t: Tensor, t: Tensor, condition: Condition, depth: int) -> Tensor:
+        """Tokens (B, T, D) of the averaged network after block `depth`, without gradient."""
+        with torch.no_grad():
+            return self.model.tokens(x_t, t, condition, depth=depth)

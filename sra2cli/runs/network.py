@@ -1,0 +1,91 @@
+"""Opening a trained network: a run, a checkpoint inside one, or a file of others."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sra2cli.config.settings import PathKind
+from sra2cli.core import console
+from sra2cli.core.errors import DataError, SetupError
+from sra2cli.core.files import file_digest
+from sra2cli.data.store_info import StoreInfo
+from sra2cli.models import checkpoints
+from sra2cli.models.build import from_record
+from sra2cli.models.contract import Backbone
+from sra2cli.runs.naming import split_step
+from sra2cli.runs.run import CHECKPOINT_META, Run, read_checkpoint
+
+Weights = Literal["ema", "model"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """What images are drawn from. about: what identifies it; samples: where they go by default."""
+
+    model: Backbone
+    path: PathKind
+    about: dict[str, Any]
+    samples: Path
+    step: int | None = None
+    store: StoreInfo | None = None
+
+
+def open_network(
+    source: Path,
+    *,
+    step: int | None = None,
+    weights: Weights = "ema",
+    num_heads: int | None = None,
+    kind: str | None = None,
+    verify: bool = True,
+) -> Network:
+    """A run's checkpoint (RUN@STEP: of that step), or a file of SiT, REPA, SRA or ours.
+
+    Args:
+        kind: what a foreign file is to be taken for, where its name says otherwise.
+        verify: False in processes that read what another of them verifies.
+    """
+    source, step = split_step(source, step)
+    folder = source if source.is_dir() else source.parent
+    saved = (folder / CHECKPOINT_META).exists()  # a checkpoint inside a run
+    stem = source.stem if source.is_file() else None
+    if step is not None and (saved or source.is_file()):
+        raise SetupError(f"--step chooses a checkpoint of a run; {source} is a checkpoint")
+    if not saved and (source.is_file() or (source / checkpoints.WEIGHTS).is_file()):
+        loaded = checkpoints.load(source, num_heads=num_heads, weights=weights, kind=kind)
+        if loaded.assumed:
+            console.say(f"{source}: {loaded.assumed}")
+        file = source if source.is_file() else source / checkpoints.WEIGHTS
+        about = {
+            "kind": loaded.kind,
+            "weights": loaded.weights,
+            "checkpoint": file_digest(file),
+        }
+        samples = source.parent / f"{source.stem}-samples"
+        return Network(loaded.model, loaded.path, about, samples)
+    if saved:
+        source, checkpoint = folder.absolute().parent.parent, read_checkpoint(folder, verify=verify)
+        weights = stem if stem in ("ema", "model") else weights  # type: ignore[assignment]
+        run = Run(source)
+    else:
+        run = Run(source)
+        checkpoint = run.checkpoint(step, verify=verify)
+    model = from_record(checkpoint.meta)
+    if model is None:
+        raise DataError(f"{checkpoint.path} holds a network that this sra2 does not know")
+    model.load_state_dict(checkpoint.weights(weights))
+    return Network(
+        model.eval().requires_grad_(False),
+        run.recipe.path.kind,
+        {
+            "kind": "sra2",
+            "recipe": run.recipe.name,
+            "method": run.recipe.method,
+            "step": checkpoint.step,
+            "weights": weights,
+            "checkpoint": checkpoint.meta["files"][f"{weights}.safetensors"],
+        },
+        source / "samples",
+        checkpoint.step,
+        run.store_info,
+    )

@@ -1,0 +1,181 @@
+"""The run folder: its recipe, metrics and checkpoints, and what resuming needs.
+
+recipe.yaml           the resolved recipe
+run.json              versions, hardware, git state, and the store it was trained on
+metrics.jsonl         a row every `log.every` steps; evaluations: rows with an "event"
+checkpoints/step-00001000/
+    model.safetensors  ema.safetensors  heads.safetensors  training.pt  checkpoint.json
+Only the newest `log.keep` checkpoints hold all of it; those kept for good hold the EMA alone.
+"""
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sra2cli import __version__
+from sra2cli.config import recipe
+from sra2cli.core.errors import DataError, SetupError
+from sra2cli.core.files import file_digest
+from sra2cli.data.store_info import StoreInfo
+from sra2cli.runs.naming import folder_name, step_of
+
+CHECKPOINT_META, TRAINING, EMA = "checkpoint.json", "training.pt", "ema.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder; `meta` is its checkpoint.json. A file is verified when it is read.
+
+    verify: False in processes that read what another of them has verified.
+    """
+
+    path: Path
+    meta: dict[str, Any]
+    verify: bool = True
+
+    @property
+    def step(self) -> int:
+        return int(self.meta["step"])
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a training can go on from it; milestones hold the EMA alone."""
+        return TRAINING in self.meta["files"]
+
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """Tensors of "model", "ema" or "heads", on the CPU; DataError if the file is damaged."""
+        return load_file(self._verified(f"{name}.safetensors"))
+
+    def training(self) -> dict[str, Any]:
+        """Optimiser and scaler."""
+        state: dict[str, Any] = torch.load(
+            self._verified(TRAINING), map_location="cpu", weights_only=True
+        )
+        return state
+
+    def verify_all(self) -> None:
+        """DataError unless every file is what was saved."""
+        for name in self.meta["files"]:
+            self._verified(name)
+
+    def _verified(self, name: str) -> Path:
+        """A file of the folder, whole; its digest is computed once while it stays the same."""
+        file, digests = self.path / name, self.meta["files"]
+        if name not in digests:
+            raise SetupError(
+                f"{self.path} has no {name}: only the newest checkpoints have all, those kept for "
+                "good hold the EMA alone (--weights ema)"
+            )
+        try:
+            found = file.stat()
+            key = (file, found.st_size, found.st_mtime_ns, digests[name])
+            if self.verify and key not in _seen:
+                if file_digest(file) != digests[name]:
+                    raise DataError(
+                        f"checkpoint {self.path} is damaged: {name} is not what was saved"
+                    )
+                _seen.add(key)
+        except OSError as error:
+            raise DataError(f"checkpoint {self.path} is damaged: {error}") from None
+        return file
+
+
+_seen: set[tuple[Path, int, int, str]] = set()  # files that this process has found whole
+
+
+class Run:
+    """A run folder, opened for reading.
+
+    Raises:
+        SetupError: it is not a run folder.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.recipe_file = path / "recipe.yaml"
+        self.metrics_file = path / "metrics.jsonl"
+        if not self.recipe_file.is_file():
+            why = "no recipe.yaml in it" if path.exists() else "no such folder"
+            raise SetupError(f"{path} is not a run folder: {why}")
+        self.recipe = recipe.load(str(self.recipe_file))
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """run.json."""
+        try:
+            about: dict[str, Any] = json.loads((self.path / "run.json").read_text())
+            about["store"]["info"], about["store"]["checksums"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise SetupError(
+                f"{self.path} is not a whole run folder: its run.json is damaged"
+            ) from None
+        return about
+
+    @property
+    def store_info(self) -> StoreInfo:
+        """Of the store the run was trained on."""
+        return StoreInfo.from_plain(self.about["store"]["info"])
+
+    def has_checked(self, identity: tuple[int, int]) -> bool:
+        """Whether a store, by size and date, is the file that was checked for this run."""
+        known = self.about["store"].get("identity") == list(identity)
+        return known and bool(self.checkpoints())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Rows of losses in metrics.jsonl."""
+        return [row for row in self.entries() if "event" not in row]
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """Rows of another kind: "eval"."""
+        return [row for row in self.entries() if row.get("event") == kind]
+
+    def entries(self) -> list[dict[str, Any]]:
+        """All rows of metrics.jsonl, without a last row cut off by a kill."""
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_text().split("\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def checkpoints(self) -> list[Path]:
+        """Checkpoint folders, oldest first; not yet checked."""
+        return sorted((self.path / "checkpoints").glob("step-" + "[0-9]" * 8))
+
+    def checkpoint(self, step: int | None = None, *, verify: bool = True) -> Checkpoint:
+        """The checkpoint of a step, or the newest.
+
+        Raises:
+            SetupError: there is none.
+            DataError: it is damaged.
+        """
+        folders = self.checkpoints()
+        if step is not None:
+            folders = [p for p in folders if p.name == folder_name(step)]
+        if not folders:
+            which = "no checkpoint yet" if step is None else f"no checkpoint of step {step}"
+            there = ", ".join(str(step_of(p)) for p in self.checkpoints()) or "none"
+            raise SetupError(f"{self.path} has {which} (there are: {there})")
+        return read_checkpoint(folders[-1], verify=verify)
+
+
+def read_checkpoint(folder: Path, *, verify: bool = True) -> Checkpoint:
+    """A checkpoint by its folder; its files are looked at when they are read.
+
+    Raises:
+        DataError: its checkpoint.json is damaged.
+    """
+    try:
+        meta = json.loads((folder / CHECKPOINT_META).read_text())
+        meta["step"], meta["files"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"checkpoint {folder} is damaged: {error}") from None
+    return Checkpoint(folder, meta, verify)

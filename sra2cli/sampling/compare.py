@@ -1,0 +1,90 @@
+"""sra2 sample --grid: the same noise and labels drawn from several sources, in one picture.
+
+The paper's Figures 1 and 4.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sra2cli.core import pictures, processes
+from sra2cli.core.errors import SetupError
+from sra2cli.runs.naming import split_step
+from sra2cli.runs.run import Run
+from sra2cli.sampling.sample import Options, image_file, sample
+from sra2cli.sampling.settings import Sampling
+
+
+def compare(
+    sources: Sequence[Path],
+    *,
+    num: int,
+    sampling: Sampling,
+    options: Options,
+    out: Path | None,
+    device: str,
+) -> dict[str, Any]:
+    """Draw `num` images from each source ("RUN@STEP" chooses a step) and OUT/comparison.png.
+
+    Run again, only missing images are drawn.
+
+    Raises:
+        SetupError: as `sample`.
+    """
+    out = out or Path("comparison")
+    with processes.group(device) as group:
+        rows, folder = drawn(sources, num, sampling, options, out, device)
+        picture = out / "comparison.png"
+        if group.main:
+            labels = json.loads((folder / "samples.json").read_text())["labels"]
+            names = class_names(split_step(sources[0])[0], labels)
+            pictures.labelled_rows(rows, names, picture)
+    return {
+        "picture": str(picture),
+        "sources": [str(s) for s in sources],
+        "num": num,
+        "sampling": sampling.to_dict(),
+    }
+
+
+def drawn(
+    sources: Sequence[Path],
+    num: int,
+    sampling: Sampling,
+    options: Options,
+    out: Path,
+    device: str,
+) -> tuple[list[tuple[str, list[np.ndarray]]], Path]:
+    """A title and images for each source, and the folder of the last."""
+    rows: list[tuple[str, list[np.ndarray]]] = []
+    folder = out
+    for number, source in enumerate(sources):
+        path, step = split_step(source, options.step)
+        chosen = replace(options, step=step)
+        folder = out / f"{number}-{path.name}{'' if chosen.step is None else f'-{chosen.step}'}"
+        result = sample(path, num=num, sampling=sampling, options=chosen, out=folder, device=device)
+        images = [np.asarray(Image.open(image_file(folder, i))) for i in range(num)]
+        rows.append((title(result), images))
+    return rows, folder
+
+
+def title(result: dict[str, Any]) -> str:
+    """Of a row: what was trained, and how long."""
+    name = result.get("recipe") or Path(result["source"]).stem
+    return f"{name}\n{result['step']:,} steps" if result.get("step") is not None else str(name)
+
+
+def class_names(source: Path, labels: Sequence[int] | None) -> list[str]:
+    """What each column shows, as far as the run's store says."""
+    if labels is None:
+        return []
+    try:
+        names = Run(source).store_info.class_names
+    except SetupError:
+        names = []
+    return [names[k] if k < len(names) else str(k) for k in labels]

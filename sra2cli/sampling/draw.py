@@ -1,0 +1,116 @@
+"""Drawing images from a network: image i is a function of (seed, i) and the settings alone.
+
+Not of the batch either: which matrix kernel runs, and so the last digits, depends on how many
+images are computed together. On a CPU that number follows from the sizes of network and image
+(`unit`), and a part that is not full is filled up. On a GPU it is the batch; there the last digits
+may differ with it, by one level of 255 where they turn a rounding.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sra2cli.config.settings import PathKind, Precision
+from sra2cli.core import clock
+from sra2cli.core.clock import Purpose
+from sra2cli.data.conditions import CONDITIONS
+from sra2cli.diffusion import samplers
+from sra2cli.diffusion.guidance import guided
+from sra2cli.encoders.first_stage import FirstStage, full_precision
+from sra2cli.models.contract import Backbone, Shape
+from sra2cli.sampling.settings import Sampling
+
+TOGETHER = 32  # images computed together, at most
+WORK = 1e9  # multiply-accumulates of the blocks that are worth a pass
+PIXELS = 1 << 16  # that are worth a pass of the decoder
+
+
+def unit(shape: Shape) -> int:
+    """Images of a pass on a CPU: a power of two, from the size of the network alone."""
+    return _power_of_two(WORK / shape.work)
+
+
+def _power_of_two(value: float) -> int:
+    """The largest power of two in [1, TOGETHER] that is not above the value."""
+    return 1 << max(0, min(int(math.log2(max(value, 1))), TOGETHER.bit_length() - 1))
+
+
+def in_parts(values: Tensor | Sequence[int], size: int) -> Iterator[tuple[Any, int]]:
+    """Parts of exactly `size`, the last filled up with its last value; and how many are real."""
+    for start in range(0, len(values), size):
+        part = values[start : start + size]
+        count = len(part)
+        if isinstance(part, Tensor):
+            yield torch.cat([part, part[-1:].expand(size - count, *part.shape[1:])]), count
+        else:
+            yield [*part, *[part[-1]] * (size - count)], count
+
+
+@torch.no_grad()
+def draw_latents(
+    model: Backbone,
+    indices: Sequence[int],
+    sampling: Sampling,
+    *,
+    kind: PathKind,
+    device: torch.device,
+) -> Tensor:
+    """States at t = 0 (len(indices), ...), float64, of the images with these numbers."""
+    shape = model.shape
+
+    def noise(step: int) -> Tensor:
+        draws = clock.normals(sampling.seed, Purpose.SAMPLE, step, indices, shape.state)
+        return torch.from_numpy(draws).to(device)
+
+    condition = CONDITIONS[shape.condition].drawn(sampling.asked(indices), shape)
+    v = guided(
+        model,
+        condition.map(lambda x: x.to(device)),
+        scale=sampling.cfg,
+        interval=sampling.interval,
+        channels=sampling.cfg_channels,
+    )
+    start = noise(0)
+    if sampling.solver == "em":
+        return samplers.euler_maruyama(
+            v,
+            start,
+            steps=sampling.steps,
+            noise=lambda i: noise(i + 1),
+            last_step=sampling.last_step,
+            kind=kind,
+        )
+    solver = samplers.heun if sampling.solver == "heun" else samplers.euler
+    return solver(v, start, steps=sampling.steps)
+
+
+def draw(
+    model: Backbone,
+    first_stage: FirstStage,
+    indices: Sequence[int],
+    sampling: Sampling,
+    *,
+    kind: PathKind,
+    precision: Precision = "fp32",
+) -> np.ndarray:
+    """uint8 images (len(indices), H, W, 3) with these numbers."""
+    device = first_stage.device
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    on_cpu = device.type == "cpu"
+    images = []
+    for part, count in in_parts(indices, unit(model.shape) if on_cpu else len(indices)):
+        with (
+            full_precision(),
+            torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None),
+        ):
+            latents = draw_latents(model, part, sampling, kind=kind, device=device)
+        side = model.shape.latent * first_stage.factor
+        fits = max(1, (1 << 20) // side**2)  # a decoder's activations are large
+        decoded = _power_of_two(PIXELS / side**2) if on_cpu else min(len(part), fits)
+        for some, real in in_parts(latents[:count], decoded):
+            images.append(first_stage.decode(some, rounding=sampling.rounding)[:real])
+    return np.concatenate(images)

@@ -1,0 +1,87 @@
+"""How images are drawn: the settings of sampling, and the papers' presets."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sra2cli.config.settings import SOLVERS, Solver
+from sra2cli.core.errors import SetupError
+from sra2cli.data.conditions import Asked, labels_of, listed_labels
+from sra2cli.encoders.first_stage import Rounding
+from sra2cli.models.contract import Shape
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are drawn; recorded beside every result.
+
+    Args:
+        steps: evaluations of the velocity (Heun: 2 * steps - 1).
+        last_step: of Euler-Maruyama, noise-free.
+        cfg: guidance scale, 1.0 is none; interval: times in which it applies.
+        cfg_channels: guide the first n latent channels only; None: all.
+        labels: "random", "balanced" (0, 1, 2, … in turn), or class numbers to walk through.
+    """
+
+    solver: Solver = "em"
+    steps: int = 250
+    last_step: float = 0.04
+    cfg: float = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
+    cfg_channels: int | None = None
+    labels: str = "random"
+    seed: int = 0
+    rounding: Rounding = "truncate"
+
+    def asked(self, indices: Sequence[int]) -> Asked:
+        """What the images with these numbers are asked to be of."""
+        return Asked(self.labels, self.seed, indices)
+
+    def labels_of(self, indices: Sequence[int], shape: Shape) -> list[int] | None:
+        """The label of each image; None for an unconditional model."""
+        return labels_of(indices, self.labels, self.seed, shape.classes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "interval": list(self.interval)}
+
+    def check(self, shape: Shape) -> None:
+        """Raise SetupError for settings that mean nothing for a network of this shape."""
+        if self.solver not in SOLVERS:
+            raise SetupError(f"--solver is one of {', '.join(SOLVERS)}, not '{self.solver}'")
+        if self.steps < 1 or (self.solver == "em" and self.steps < 2):
+            raise SetupError(f"--steps {self.steps} is too few for solver {self.solver}")
+        if not 0 < self.last_step < 1:
+            raise SetupError("--last-step lies between 0 and 1")
+        if not 0 <= self.interval[0] < self.interval[1] <= 1:
+            raise SetupError("--interval is a:b with 0 <= a < b <= 1")
+        if not math.isfinite(self.cfg) or self.cfg < 0:
+            raise SetupError(f"--cfg is a number from 0, not {self.cfg:g}")
+        if self.cfg_channels is not None and self.cfg_channels < 1:
+            raise SetupError("--cfg-channels must be above 0")
+        if self.cfg != 1.0 and not shape.conditional:
+            raise SetupError("--cfg needs a class-conditional model; this one has no classes")
+        listed_labels(self.labels, shape.classes)
+
+
+PAPER = {"solver": "em", "steps": 250, "last_step": 0.04}
+
+
+PRESETS: dict[str, dict[str, Any]] = {  # what guided numbers are reported with
+    "sra2": {**PAPER, "cfg": 1.8, "interval": (0.0, 0.7)},
+    "repa": {**PAPER, "cfg": 1.8, "interval": (0.0, 0.7)},
+    "sit": {**PAPER, "cfg": 1.5, "cfg_channels": 3},
+    "digits": {"solver": "euler", "steps": 25, "labels": "balanced"},  # as fd-digits is defined
+}
+
+
+def chosen(preset: str | None, **given: Any) -> Sampling:
+    """A preset with what was given beside it; None: not given.
+
+    Raises:
+        SetupError: no such preset.
+    """
+    if preset is not None and preset not in PRESETS:
+        raise SetupError(f"--preset is one of {', '.join(PRESETS)}, not '{preset}'")
+    said = {name: value for name, value in given.items() if value is not None}
+    return Sampling(**{**PRESETS.get(preset or "", {}), **said})

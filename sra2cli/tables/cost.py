@@ -1,0 +1,255 @@
+"""sra2 cost: Table 5 of the paper, what each method adds to SiT.
+
+Parameters and multiply-accumulates are counted from the modules, whatever the machine. Latency,
+throughput and memory are measured here, each method in turns with SiT in one process.
+"""
+
+import datetime
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sra2cli.core import console
+from sra2cli.core.environment import environment
+from sra2cli.core.errors import DataError, SetupError
+from sra2cli.core.files import write_atomically
+from sra2cli.tables import paper
+from sra2cli.tables.methods import STORED, method_recipe, methods, title
+from sra2cli.tables.timing import Setting, measured
+from sra2cli.training.counting import MethodCost, method_cost
+
+CPU_MODEL = "B/2"  # what a laptop can hold, in minutes
+BATCH, ROUNDS = {"cpu": 4, "cuda": 256}, {"cpu": 7, "cuda": 20}
+
+
+def counted(model: str, methods: Sequence[str], *, resolution: int = 256) -> list[dict[str, Any]]:
+    """Parameters and MACs of each method, counted on the meta device; beside the paper's."""
+    rows = []
+    for method in methods:
+        wanted = method_recipe(model, method, resolution=resolution)
+        cost = method_cost(wanted, stored_features=method.endswith(STORED))
+        rows.append(
+            {
+                "method": method,
+                "parameters": cost.network.parameters,
+                "external_parameters": sum(c.parameters for c in cost.external.values()),
+                "head_parameters": sum(c.parameters for c in cost.heads.values()),
+                "gmacs": cost.macs / 1e9,
+                "gmacs_percent": 100 * cost.overhead,
+                "parts": parts_of(cost),
+                "paper": paper.cost("none" if method == "sit" else method),
+            }
+        )
+    return rows
+
+
+def parts_of(cost: MethodCost) -> dict[str, float]:
+    """GMACs by part."""
+    parts = {"network": cost.network}
+    parts |= {f"{name} head": c for name, c in cost.heads.items()} | cost.external
+    return {name: c.macs / 1e9 for name, c in parts.items()}
+
+
+def cost(
+    rows: list[dict[str, Any]],
+    model: str,
+    *,
+    resolution: int = 256,
+    measure: bool = True,
+    measured_model: str | None = None,
+    batch: int | None = None,
+    rounds: int | None = None,
+    device: str = "cpu",
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Measure what was counted; the result is also written to `out`, by default in runs/cost if
+    there is anything measured.
+
+    Args:
+        rows: of `counted`.
+        measured_model: None: `model` on a GPU, a smaller one on a CPU.
+
+    Raises:
+        SetupError: no such model or resolution.
+    """
+    names = [row["method"] for row in rows]
+    result: dict[str, Any] = {
+        "model": model,
+        "resolution": resolution,
+        "counted": rows,
+        "measured": None,
+        "date": datetime.date.today().isoformat(),
+        "environment": environment(device),
+    }
+    if measure:
+        kind = "cuda" if device.startswith("cuda") else "cpu"
+        setting = Setting(
+            measured_model or (CPU_MODEL if kind == "cpu" else model),
+            batch or BATCH[kind],
+            rounds or ROUNDS[kind],
+            device,
+            resolution,
+        )
+        console.say(
+            f"measuring {setting.model} on {result['environment']['device']}, batch {setting.batch}"
+        )
+        before = clocks(device)
+        found = measured(names, setting)
+        shares = {r["method"]: r for r in counted(setting.model, names, resolution=resolution)}
+        for row in found["rows"]:
+            row["gmacs_percent"] = shares[row["method"]]["gmacs_percent"]
+        found["order"] = orders(found["rows"])
+        found["clocks"] = {"before": before, "after": clocks(device)}
+        result["measured"] = found
+    file = out or (Path("runs") / "cost" / default_name(result, device) if measure else None)
+    result["file"] = None if file is None else str(file)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def default_name(result: dict[str, Any], device: str) -> str:
+    """Of a result's file: what was measured, where."""
+    found, rows = result["measured"], result["counted"]
+    named = "all" if len(rows) == len(methods()) else rows[-1]["method"]
+    model = found["model"].replace("/", "")
+    return f"{model}-{found['resolution']}px-{named}-{device.partition(':')[0]}.json"
+
+
+def methods_with(baseline: str) -> list[str]:
+    """SiT, SRA 2 and what they are compared with, in the order of the table."""
+    wanted = {"sit", "sra2", *(methods() if baseline == "all" else (baseline,))}
+    wanted |= {f"{name}{STORED}" for name in wanted}
+    return [method for method in methods() if method in wanted]
+
+
+def orders(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Pairs of methods whose forward latencies are not in the order of their MACs, a line each."""
+    found = []
+    by_macs = sorted(rows, key=lambda row: float(row["gmacs_percent"]))
+    for i, less in enumerate(by_macs):
+        for more in by_macs[i + 1 :]:
+            if less["latency_percent"] <= more["latency_percent"]:
+                continue
+            spread = less["latency_range"][0] <= more["latency_range"][1]
+            why = "within the spread" if spread else "beyond the spread"
+            found.append(
+                f"{title(less['method'])} took longer than {title(more['method'])}, which has "
+                f"more MACs ({why})"
+            )
+    return found
+
+
+def clocks(device: str) -> dict[str, Any]:
+    """What decides how fast the machine is just now."""
+    if device.startswith("cuda"):
+        fields = "clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,temperature.gpu"
+        uuid = str(torch.cuda.get_device_properties(device).uuid)
+        query = ["nvidia-smi", "-i", f"GPU-{uuid.removeprefix('GPU-')}"]
+        query += [f"--query-gpu={fields}", "--format=csv,noheader"]
+        try:
+            run = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20)
+        except (OSError, subprocess.SubprocessError):
+            return {"nvidia-smi": None}
+        row = run.stdout.strip().splitlines()[0].split(", ")
+        return dict(zip(fields.split(","), row, strict=True))
+    return {"load_average": os.getloadavg()[0], "cpus": os.cpu_count()}
+
+
+def load_result(file: Path) -> dict[str, Any]:
+    """A result that `cost` wrote, here or elsewhere."""
+    try:
+        result: dict[str, Any] = json.loads(file.read_text())
+        result["counted"], result["measured"], result["model"]
+    except FileNotFoundError:
+        raise SetupError(f"no file {file}") from None
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{file} is not a result of sra2 cost") from None
+    return result
+
+
+PAPER = "paper, XL/2"
+COUNTED = ("method", "external", "head", "GMACs", "over SiT", PAPER)
+FORWARD = ("method", "forward", "over SiT", "middle half", PAPER, "MACs")
+TRAINING = ("method", "images/s", "over SiT", "middle half", PAPER)
+
+
+def counted_cells(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Counts as text: parameters in millions, GMACs (the paper's GFLOPs)."""
+    return [
+        (
+            title(row["method"]),
+            millions(row["external_parameters"]),
+            millions(row["head_parameters"]),
+            f"{row['gmacs']:.2f}",
+            "" if row["method"] == "sit" else f"{row['gmacs_percent']:+.1f}%",
+            "" if row["method"] == "sit" else percent(row["paper"].get("gflops_percent")),
+        )
+        for row in rows
+    ]
+
+
+def forward_cells(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Forward latencies as text, beside the MACs."""
+    return [
+        (
+            title(row["method"]),
+            f"{row['latency_ms']:,.0f} ms",
+            *spread(row, "latency"),
+            "" if row["method"] == "sit" else f"{row['gmacs_percent']:+.1f}%",
+        )
+        for row in rows
+    ]
+
+
+def training_cells(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Throughput of training as text; peak memory where it was measured."""
+    found: list[tuple[str, ...]] = []
+    for row in rows:
+        cells = (
+            title(row["method"]),
+            f"{row['images_per_second']:,.2f}",
+            *spread(row, "speed"),
+        )
+        memory = row["peak_memory_gb"]
+        found.append(cells if memory is None else (*cells, f"{memory:.1f} GB"))
+    return found
+
+
+def training_header(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    known = any(row["peak_memory_gb"] is not None for row in rows)
+    return (*TRAINING, "peak memory") if known else TRAINING
+
+
+def measured_title(result: dict[str, Any]) -> str:
+    """Where and how it was measured."""
+    found = result["measured"]
+    compiled = "compiled" if found["compiled"] else "eager"
+    return (
+        f"measured: {found['model']}, {found['resolution']} px, batch {found['batch']}, "
+        f"{found['precision']}, {compiled}, {result['environment']['device']}, "
+        f"median of {found['rounds']} rounds"
+    )
+
+
+def millions(count: int) -> str:
+    return f"{count / 1e6:.1f}M" if count else "0"
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:+g}%"
+
+
+def spread(row: dict[str, Any], name: str) -> tuple[str, str, str]:
+    """A percentage, the middle half of its rounds, and the paper's."""
+    theirs = percent(paper.cost(row["method"]).get(f"{name}_percent"))
+    if row["method"] == "sit":
+        return ("", "", "")
+    low, high = row[f"{name}_range"]
+    return (f"{row[f'{name}_percent']:+.1f}%", f"{low:+.0f} to {high:+.0f}", theirs)

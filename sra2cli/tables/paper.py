@@ -1,0 +1,49 @@
+"""The numbers of the paper's tables that its text states (arXiv 2601.17830), with their source."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TABLES = Path(__file__).parents[1] / "assets" / "paper-tables.yaml"
+RECIPE = "b-sra2"  # what Table 1 was made with
+METRICS = ("fid", "sfid", "is", "precision", "recall")  # the columns of Table 1
+SAMPLES = 50_000  # drawn for each number
+TABLE1 = "SiT-B/2 on ImageNet 256², 400K steps, batch 256, no guidance (Table 1)"
+TABLE2 = "the same size, method and steps on ImageNet 256², batch 256, no guidance (Table 2)"
+
+
+@cache
+def tables() -> dict[str, Any]:
+    """{"table1": {...}, "table2": [...], ...}, as the file has them."""
+    found: dict[str, Any] = yaml.safe_load(TABLES.read_text())
+    return found
+
+
+def ablation(axis: str) -> dict[Any, dict[str, float]]:
+    """Table 1: value of an axis → metrics, in the paper's order."""
+    rows: dict[Any, list[float]] = tables()["table1"][axis]
+    return {value: dict(zip(METRICS, numbers, strict=True)) for value, numbers in rows.items()}
+
+
+def ablation_baseline() -> dict[str, float]:
+    """Table 1: SiT-B/2 without alignment."""
+    return dict(zip(METRICS, tables()["table1"]["baseline"]["values"], strict=True))
+
+
+def fid_after(model: str, method: str, iterations: int) -> float | None:
+    """Table 2: FID of a model such as "B/2" under a method, after so many steps; None: not told."""
+    for row in tables()["table2"]:
+        wanted = {"model": f"SiT-{model}", "method": method, "iterations": iterations}
+        if row.items() >= wanted.items():
+            value: float | None = row.get("fid")
+            return value
+    return None
+
+
+def cost(method: str) -> dict[str, Any]:
+    """Table 5: what a method adds to SiT-XL/2, in percent; {} if it is not in the table."""
+    found = (row for row in tables()["table5"] if row["method"] == method)
+    row: dict[str, Any] = next(found, {})
+    return row

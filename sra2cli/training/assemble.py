@@ -1,0 +1,119 @@
+"""What is trained on what: opened, held against each other, put together, once for all callers."""
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sra2cli.config.settings import Recipe
+from sra2cli.core import console
+from sra2cli.core.errors import SetupError
+from sra2cli.core.processes import Group, make_accelerator
+from sra2cli.data.batches import Batches, share
+from sra2cli.data.fitting import fitted
+from sra2cli.data.sources import Source, open_source
+from sra2cli.data.store import Store
+from sra2cli.encoders.image import Encoder, load_encoder
+from sra2cli.models.build import shape_of, start_from
+from sra2cli.runs.network import open_network
+from sra2cli.training.engine import Engine, resolve_precision
+from sra2cli.training.objective import Objective, build_heads
+
+
+@dataclass(frozen=True)
+class Training:
+    """A recipe that fits its store, and what its steps are made of.
+
+    images: what the store was made from; encoder: runs on them while training. Both, or neither.
+    indices: of the global batch, for each micro-batch of a step of this process.
+    """
+
+    recipe: Recipe
+    store: Store
+    indices: list[range]
+    images: Source | None = None
+    encoder: Encoder | None = None
+
+    def objective(self) -> Objective:
+        """Network and heads with their initial weights."""
+        width = self.encoder.width if self.encoder else self.store.info.feature_width
+        return Objective(self.recipe, feature_width=width or None)
+
+    def engine(self, objective: Objective, group: Group) -> Engine:
+        accelerator = make_accelerator(group)
+        return Engine(self.recipe, self.store, objective, accelerator, self.encoder)
+
+    def batches(self, device: str) -> Batches:
+        pin = device.startswith("cuda")
+        return Batches(self.store, self.recipe, self.indices, images=self.images, pin=pin)
+
+
+def assemble(
+    wanted: Recipe,
+    store: Store,
+    group: Group,
+    *,
+    images: Source | None = None,
+    encoder: Encoder | None = None,
+    out: Path | None = None,
+) -> Training:
+    """A training of these ingredients.
+
+    Args:
+        out: the run folder, whose precision never changes.
+
+    Raises:
+        SetupError: recipe and store do not fit each other.
+    """
+    indices = share(wanted, rank=group.rank, processes=group.count)
+    wanted = fitted(wanted, store, images)
+    wanted = resolve_precision(wanted, out, torch.device(group.device))
+    return Training(wanted, store, indices, images, encoder)
+
+
+def prepare(
+    wanted: Recipe,
+    data: Path,
+    group: Group,
+    *,
+    images: Path | None = None,
+    offline: bool = False,
+    out: Path | None = None,
+) -> Training:
+    """`assemble` of a store by its path; everything that can be refused before training is."""
+    if None not in (wanted.data.classes, wanted.data.channels, wanted.data.latent):
+        refuse_unbuildable(wanted)  # before any file is opened
+    share(wanted, rank=group.rank, processes=group.count)
+    if wanted.log.wandb is not None and importlib.util.find_spec("wandb") is None:
+        raise SetupError("log.wandb needs wandb: pip install wandb, or log.wandb=null")
+    store = Store(data)
+    source = open_source(images) if images is not None and wanted.encoder is not None else None
+    wanted = fitted(wanted, store, source)
+    refuse_unbuildable(wanted)
+    encoder = None
+    if source is not None and wanted.encoder is not None:
+        side = shape_of(wanted).side
+        encoder = load_encoder(wanted.encoder, side=side, device=group.device, offline=offline)
+    return assemble(wanted, store, group, images=source, encoder=encoder, out=out)
+
+
+def refuse_unbuildable(wanted: Recipe) -> None:
+    """SetupError where network and heads cannot be built."""
+    with torch.device("meta"):
+        build_heads(wanted, feature_width=1)
+
+
+def start(
+    objective: Objective, init: Path, num_heads: int | None, kind: str | None = None
+) -> Mapping[str, str]:
+    """Put the weights of `init` into the network; says what they were."""
+    network = open_network(init, num_heads=num_heads, kind=kind)
+    console.say(f"starting from {init} ({network.about['kind']}, {network.about['weights']})")
+    said = start_from(objective.network, network.model)
+    if said:
+        console.say(said)
+    found: dict[str, Any] = {"path": str(init), "digest": network.about["checkpoint"]}
+    return found

@@ -1,0 +1,200 @@
+"""The state of one training, and one step of it."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from sra2cli.config.recipe import from_dict
+from sra2cli.config.settings import Recipe
+from sra2cli.core.errors import DataError
+from sra2cli.data import batches
+from sra2cli.data.batches import Raw
+from sra2cli.data.store import Store
+from sra2cli.encoders.image import Encoder
+from sra2cli.models.ema import Ema
+from sra2cli.runs.run import Checkpoint, Run
+from sra2cli.training.learning_rate import learning_rate
+from sra2cli.training.objective import Objective
+
+AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Engine:
+    """Networks, optimiser, EMA, step, and the sums towards the next row of metrics.
+
+    Nothing in a step waits for the device: losses are summed on it, and a loss that is not finite
+    switches the optimiser off there, from that step on, until `check` reads of it.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        store: Store,
+        objective: Objective,
+        accelerator: Accelerator,
+        encoder: Encoder | None = None,
+    ):
+        settings = recipe.train
+        self.recipe, self.store, self.encoder = recipe, store, encoder
+        self.accelerator, self.device = accelerator, accelerator.device
+        torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = settings.tf32
+        self.objective = objective.to(self.device)
+        self.objective.network.checkpointing = settings.checkpointing
+        self.ema = Ema(objective.network, settings.ema)
+        compiled = self.device.type == "cuda" if settings.compile is None else settings.compile
+        if compiled:
+            self.objective.network.compile_blocks()
+            self.ema.model.compile_blocks()
+        self.optimizer = torch.optim.AdamW(
+            objective.parameters(),
+            lr=settings.lr,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
+        with warnings.catch_warnings():  # the name of an option changes in torch 2.15
+            warnings.simplefilter("ignore", FutureWarning)
+            self.wrapped: Any = accelerator.prepare_model(objective)
+        self.step = 0
+        self.sums: dict[str, Tensor] = {}
+        self.broken = torch.zeros((), device=self.device)  # 1 from the first bad step on
+        self.broken_at = torch.zeros((), device=self.device)  # that step
+
+    def update(self, raws: list[Raw]) -> None:
+        """One optimiser step on the micro-batches of this process."""
+        settings = self.recipe.train
+        epoch = batches.epoch_of(self.recipe, self.step, self.store)
+        factors = self.objective.factors(self.step, epoch)
+        needed = self.recipe.needs("teacher", self.step, epoch)
+        teacher = self.ema.teacher if needed else None
+        total: dict[str, Tensor] = {}
+        for number, raw in enumerate(raws, start=1):
+            with self.autocast():  # an encoder too runs in the run's precision, as REPA's does
+                batch = batches.to_batch(raw, self.recipe, self.store, self.device, self.encoder)
+            with self._sync_if(number == len(raws)):
+                with self.autocast():
+                    losses = self.wrapped(batch, factors, teacher)
+                self.scaler.scale(losses["loss"] / len(raws)).backward()
+            for name, loss in losses.items():
+                total[name] = total.get(name, 0) + loss.detach() / len(raws)
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self._trained(factors), settings.grad_clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(settings, self.step)
+        self.step += 1
+        self._optimize(norm)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.objective.network)
+        if self.scaler.is_enabled():  # a step that overflowed is skipped, and has no norm
+            norm = torch.where(norm.isfinite(), norm, 0.0)
+        self._add({**total, "grad_norm": norm})
+
+    def _trained(self, factors: Mapping[str, float]) -> list[torch.nn.Parameter]:
+        """What has a gradient at this step: a norm over heads that are switched off too would
+        differ in the last digits from that of a run without them."""
+        heads = [m for name, m in self.objective.methods().items() if factors[name]]
+        return [p for part in (self.objective.network, *heads) for p in part.parameters()]
+
+    def _optimize(self, norm: Tensor) -> None:
+        """Apply the gradients, unless they are not finite: decided on the device, by their norm,
+        which is the same on all processes."""
+        if self.scaler.is_enabled():  # gradients may overflow now and then: it skips such a step
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            return
+        good = norm.isfinite()
+        self.broken_at = torch.where(good | (self.broken > 0), self.broken_at, float(self.step))
+        self.broken = torch.maximum(self.broken, (~good).float())
+        self.optimizer.found_inf = self.broken  # type: ignore[attr-defined]  # fused: no update
+        self.optimizer.step()
+
+    def check(self, run: str) -> None:
+        """Raise DataError if a loss was not finite since the last time. Reads the device."""
+        small = self.scaler.is_enabled() and self.scaler.get_scale() < 1
+        if not small and not self.broken.item():
+            return
+        at = self.step if small else int(self.broken_at.item())
+        raise DataError(
+            f"the loss or its gradient is not finite at step {at}; the weights were not touched, "
+            f"and the checkpoints in {run} are good. Try --set train.precision=fp32 or a smaller "
+            "--set train.lr in a new --out"
+        )
+
+    def _sync_if(self, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Gradients are averaged over the processes once a step, in its last micro-batch."""
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped)
+
+    def autocast(self) -> torch.autocast:
+        """Half precision for the network, if the recipe asks for it."""
+        dtype = AMP.get(self.recipe.train.precision)
+        return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+
+    def _add(self, values: dict[str, Tensor]) -> None:
+        """Add to the sums towards the next row, on the device: no sync."""
+        for name, value in {**values, "steps": torch.ones((), device=self.device)}.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def means(self) -> dict[str, float]:
+        """Means since the last row, over all processes; "steps" is their number."""
+        stacked = torch.stack([v.float() for v in self.sums.values()])
+        values = self.accelerator.reduce(stacked, "mean").tolist()
+        sums = dict(zip(self.sums, values, strict=True))
+        self.sums = {}
+        steps = sums.pop("steps")
+        return {**{name: value / steps for name, value in sums.items()}, "steps": steps}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside weights."""
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        return {
+            "model": self.objective.network.state_dict(),
+            "heads": self.objective.heads.state_dict(),
+            "ema": self.ema.model.state_dict(),
+        }
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Take up a checkpoint, of any number of processes."""
+        self.objective.network.load_state_dict(checkpoint.weights("model"))
+        self.objective.heads.load_state_dict(checkpoint.weights("heads"))
+        self.ema.model.load_state_dict(checkpoint.weights("ema"))
+        training = checkpoint.training()
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.scaler.load_state_dict(training["scaler"])
+        self.step = checkpoint.step
+
+    def steps_from(self, source: Iterator[list[Raw]]) -> Iterator[int]:
+        """Train on each step's micro-batches; yields the number of steps done."""
+        for raws in source:
+            self.update(raws)
+            yield self.step
+
+
+def resolve_precision(wanted: Recipe, out: Path | None, device: torch.device) -> Recipe:
+    """The recipe with `auto` replaced: by the precision of the run `out`, which never changes, or
+    by what this machine does well."""
+    if wanted.train.precision != "auto":
+        return wanted
+    tree = wanted.to_dict()
+    if out is not None and (out / "recipe.yaml").is_file():
+        tree["train"]["precision"] = Run(out).recipe.train.precision
+    else:
+        tree["train"]["precision"] = "bf16" if fast_bf16(device) else "fp32"
+    return from_dict(tree)
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 matrices faster than fp32 ones."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return bool(supported())

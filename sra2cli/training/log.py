@@ -1,0 +1,127 @@
+"""Watching a run: metrics.jsonl, the progress line, TensorBoard, Weights & Biases, previews."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from sra2cli.core import console
+from sra2cli.core.errors import SetupError
+from sra2cli.runs.writer import RunWriter
+from sra2cli.training.counting import flops_per_image, peak_rate
+from sra2cli.training.engine import Engine
+from sra2cli.training.judging import TrainingJudge
+from sra2cli.training.previews import Previews
+
+
+class Watch:
+    """Where the numbers of a run go.
+
+    Args:
+        step: the run goes on from here; later entries of an earlier process are dropped.
+        encoder: an image encoder runs while training.
+    """
+
+    def __init__(
+        self,
+        run: RunWriter,
+        step: int,
+        *,
+        device: str,
+        processes: int,
+        encoder: bool,
+        previews: Previews,
+        judge: TrainingJudge | None,
+    ):
+        self.run, self.recipe, self.previews, self.judge = run, run.recipe, previews, judge
+        self._metrics = run.start_metrics(step)
+        self._begun, self._at = time.monotonic(), step
+        self._flops = flops_per_image(run.recipe, encoder=encoder)
+        self._peak = peak_rate(device, run.recipe) * processes
+        self._board = tensorboard(run.path, step) if run.recipe.log.tensorboard else None
+        self._wandb = weights_and_biases(run) if run.recipe.log.wandb else None
+
+    def row(self, step: int, means: dict[str, float]) -> str:
+        """Write a row of metrics; returns its losses as one line."""
+        now, steps = time.monotonic(), step - self._at
+        means.pop("steps")
+        rate = steps * self.recipe.train.batch / max(now - self._begun, 1e-9)
+        self._begun, self._at = now, step
+        row: dict[str, float] = {"step": step, **means, "images_per_second": rate}
+        if self._peak:
+            row["mfu"] = rate * self._flops / self._peak
+        self._metrics.write(json.dumps(row) + "\n")
+        self._metrics.flush()
+        values = {k: v for k, v in row.items() if k != "step"}
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(values, step=step)
+        losses = [f"{k} {v:.4f}" for k, v in means.items() if k not in ("loss", "grad_norm")]
+        return " ".join([*losses, *([f"mfu {row['mfu']:.0%}"] if "mfu" in row else [])])
+
+    def look(self, engine: Engine) -> None:
+        """Preview and evaluate the EMA, where this step is one for it and has none yet."""
+        log, step, model = self.recipe.log, engine.step, engine.ema.model
+        begun = time.monotonic()
+        if log.preview_every and step % log.preview_every == 0:
+            self.previews.draw(model, step)
+        if self.judge is not None and step % log.eval_every == 0 and not self._judged(step):
+            self.event("eval", step, self.judge.judge(model))
+        self._begun += time.monotonic() - begun  # no training
+
+    def _judged(self, step: int) -> bool:
+        """Whether there is an evaluation of this step."""
+        return any(row["step"] == step for row in self.run.events("eval"))
+
+    def event(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Write a row of another kind, as an evaluation."""
+        self._metrics.write(json.dumps({"step": step, "event": kind, **values}) + "\n")
+        self._metrics.flush()
+        numbers = {k: v for k, v in values.items() if isinstance(v, float)}
+        for name, value in numbers.items():
+            if self._board is not None:
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+        if self._wandb is not None:
+            self._wandb.log({f"{kind}/{k}": v for k, v in numbers.items()}, step=step)
+
+    def close(self) -> None:
+        self._metrics.close()
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def tensorboard(path: Path, step: int) -> Any:
+    """A writer of RUN/tensorboard, or None where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        console.warn(
+            "TensorBoard is not installed: pip install tensorboard, or log.tensorboard=false"
+        )
+        return None
+    return SummaryWriter(path / "tensorboard", purge_step=step + 1)
+
+
+def weights_and_biases(run: RunWriter) -> Any:
+    """A W&B run that a resumed training goes on with.
+
+    Raises:
+        SetupError: wandb is not installed.
+    """
+    try:
+        import wandb  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        raise SetupError("log.wandb needs wandb: pip install wandb, or log.wandb=null") from None
+    name = run.recipe.name
+    return wandb.init(
+        project=run.recipe.log.wandb,
+        name=name,
+        id=run.about.get("id"),
+        resume="allow",
+        dir=run.path,
+        config=run.recipe.to_dict(),
+    )

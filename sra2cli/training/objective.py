@@ -1,0 +1,105 @@
+"""The module that is wrapped and trained: a network with its alignment heads → named losses."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from sra2cli import align
+from sra2cli.config.settings import Recipe
+from sra2cli.core import clock
+from sra2cli.core.errors import SetupError
+from sra2cli.data.batches import Batch
+from sra2cli.diffusion import path
+from sra2cli.models.build import build, shape_of
+
+
+class Objective(nn.Module):
+    """L = L_denoise + sum of factor * L_align (SRA 2 eq. 8).
+
+    Args:
+        recipe: shape of the network, path, methods.
+        feature_width: of the encoder features, for methods that need them.
+
+    Raises:
+        SetupError: where recipe and network do not fit.
+    """
+
+    def __init__(self, recipe: Recipe, *, feature_width: int | None = None):
+        super().__init__()
+        self.kind = recipe.path.kind
+        with _Seeded(recipe.seed, 0):
+            self.network = build(recipe)
+        with _Seeded(recipe.seed, 1):
+            self.heads = build_heads(recipe, feature_width=feature_width)
+
+    def methods(self) -> dict[str, align.Alignment]:
+        """The alignment methods, by name."""
+        return dict(self.heads.items())  # type: ignore[arg-type]
+
+    def factors(self, step: int, epoch: int) -> dict[str, float]:
+        """What multiplies the loss of each method at a step; 0: it is switched off."""
+        return {name: method.factor(step, epoch) for name, method in self.methods().items()}
+
+    def forward(
+        self,
+        batch: Batch,
+        factors: Mapping[str, float] | None = None,
+        teacher: align.Teacher | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses of a batch, float32 scalars: "loss" (the total), "denoise", one per method.
+
+        Args:
+            factors: None: those of the first step. A method whose factor is 0 has no loss.
+            teacher: tokens of the EMA, for methods that need it.
+        """
+        factors = self.factors(0, 0) if factors is None else factors
+        x_t, v = path.interpolate(batch.z, batch.noise, batch.t, self.kind)
+        condition = batch.condition
+        if batch.drop is not None:
+            condition = self.network.null(condition, batch.drop)
+        active = {n: m for n, m in self.methods().items() if factors[n]}
+        depths = {depth for method in active.values() for depth in method.depths}
+        out = self.network(x_t, batch.t, condition, taps=depths)
+        losses = {"denoise": (out.v.float() - v).square().mean()}
+        total = losses["denoise"]
+        inputs = align.AlignInputs(
+            z=batch.z,
+            mean=batch.mean,
+            t=batch.t,
+            condition=condition,
+            c=out.c,
+            teacher_uniform=batch.teacher_uniform,
+            noised=lambda t: path.interpolate(batch.z, batch.noise, t, self.kind)[0],
+            features=batch.features,
+            teacher=teacher,
+        )
+        for name, method in self.methods().items():
+            if name in active:
+                losses[name] = method(out.taps, inputs).mean()
+                total = total + factors[name] * losses[name]
+            else:
+                total = total + method.nothing()
+        return {"loss": total, **losses}
+
+
+def build_heads(recipe: Recipe, *, feature_width: int | None) -> nn.ModuleDict:
+    """The alignment methods of a recipe; raises SetupError where they do not fit its network."""
+    try:
+        return align.build(recipe.align, shape_of(recipe), feature_width=feature_width)
+    except ValueError as error:
+        raise SetupError(str(error)) from None
+
+
+class _Seeded:
+    """Initial weights from (seed, index) alone, leaving torch's own generator as it was."""
+
+    def __init__(self, seed: int, index: int):
+        self.seed = clock.torch_seed(seed, index)
+
+    def __enter__(self) -> None:
+        self.state = torch.get_rng_state()
+        torch.default_generator.manual_seed(self.seed)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_rng_state(self.state)

@@ -1,0 +1,55 @@
+"""Stopping when asked to: SIGINT, SIGTERM, SIGUSR1 (batch systems send it before a limit)."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+import torch
+
+from sra2cli.core import console, processes
+from sra2cli.core.processes import WAIT, Group, peers_needed
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class Stop:
+    """The first signal asks to stop; a second one has its usual effect.
+
+    Of several processes, all stop at the same step. What they agree by goes over the network of
+    the CPUs, so that no device is waited for.
+    """
+
+    def __init__(self, group: Group):
+        self.group = group
+        self.signal = 0
+        self._before = {s: signal.getsignal(s) for s in SIGNALS}
+        self._agree: Any = None
+        if group.count > 1:
+            self._agree = torch.distributed.new_group(backend="gloo", timeout=WAIT)
+
+    def __enter__(self) -> "Stop":
+        for number in SIGNALS:
+            signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if not self.signal:
+            console.say("stopping: saving a checkpoint first")
+        self.signal = number
+        if not processes.launched():  # a launcher repeats the terminal's signal
+            signal.signal(number, self._before[signal.Signals(number)])
+
+    def agree(self, *flags: int) -> list[int]:
+        """The signal by which any process was asked to stop (0: none), and the largest of each flag
+        over all processes. All of them must ask."""
+        own = [self.signal, *flags]
+        if self._agree is None:
+            return own
+        shared = torch.tensor(own)
+        with peers_needed():
+            torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX, group=self._agree)
+        return [int(flag) for flag in shared.tolist()]

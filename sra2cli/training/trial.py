@@ -1,0 +1,82 @@
+"""What `sra2 train` puts together, on random data: for timing it."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sra2cli.config.settings import Recipe
+from sra2cli.core.processes import Group
+from sra2cli.data.sources import Source
+from sra2cli.data.store import Store
+from sra2cli.data.store_info import StoreInfo
+from sra2cli.data.store_writer import StoreWriter
+from sra2cli.encoders.image import Encoder, dinov2_base
+from sra2cli.models.build import shape_of
+from sra2cli.training.assemble import Training, assemble
+from sra2cli.training.engine import Engine
+
+FACTOR = 8  # image over latent, as SD-VAE
+WIDTH = 768  # of DINOv2-B
+
+
+def make_store(folder: Path, recipe: Recipe, count: int, *, features: bool) -> Store:
+    """Random moments for a recipe, with encoder features if asked for."""
+    shape = shape_of(recipe)
+    info = StoreInfo(
+        "random",
+        "0",
+        0.18215,
+        0.0,
+        channels=shape.channels,
+        latent=shape.latent,
+        resolution=FACTOR * shape.latent,
+        classes=shape.classes,
+    )
+    if features:
+        info = replace(
+            info, encoder="facebook/dinov2-base", feature_tokens=shape.tokens, feature_width=WIDTH
+        )
+    names, rng = [f"{i}.jpg" for i in range(count)], np.random.default_rng(0)
+    labels = rng.integers(shape.classes, size=count).tolist() if shape.classes else [-1] * count
+    writer = StoreWriter(folder / "store.h5", info, names, labels)
+    moments = (count, 2 * shape.channels, shape.latent, shape.latent)
+    values = {"moments": np.abs(rng.normal(size=moments)).astype(np.float32)}
+    if features:
+        values["features"] = rng.normal(size=(count, shape.tokens, WIDTH)).astype(np.float16)
+    writer.write(list(range(count)), values)
+    writer.finish()
+    return Store(folder / "store.h5")
+
+
+class OneImage:
+    """A JPEG, whatever the number."""
+
+    def __init__(self, side: int) -> None:
+        buffer = io.BytesIO()
+        pixels = np.random.default_rng(0).integers(256, size=(side, side, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(buffer, "jpeg")
+        self.data = buffer.getvalue()
+
+    def __call__(self, index: int) -> bytes:
+        return self.data
+
+
+def trial(wanted: Recipe, store: Store, device: str, *, encoder: bool) -> tuple[Training, Engine]:
+    """A training on a store of `make_store`, and its engine.
+
+    Args:
+        encoder: an image encoder runs in the step, with its real architecture and random weights,
+            which cost the same; otherwise the store's features are read.
+    """
+    frozen = images = None
+    if encoder:
+        side = shape_of(wanted).side
+        frozen = Encoder("dinov2-b", dinov2_base(side), side=side, device=torch.device(device))
+        images = Source(Path(), store.names, None, [], OneImage(store.info.resolution))
+    group = Group(device=device)
+    training = assemble(wanted, store, group, images=images, encoder=frozen)
+    return training, training.engine(training.objective(), group)
