@@ -5,27 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from sra2cli.cli import options
+from sra2cli.cli import options as o
 from sra2cli.cli.app import app, one_of, pick_device, refuse_given, user_errors
-from sra2cli.cli.options import (
-    HOW,
-    MACHINE,
-    WHAT,
-    WHERE,
-    Device,
-    DryRun,
-    Inception,
-    Json,
-    Metrics,
-    Num,
-    Offline,
-    Overrides,
-    Preset,
-    Processes,
-    Ref,
-    Solver,
-    Vae,
-)
 from sra2cli.core.errors import SetupError
 
 AXES = ("depth", "timesteps", "objective", "lambda", "mlp")
@@ -42,69 +23,41 @@ def ablate(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(
-            help="Name of a recipe, or a YAML file. [default: b-sra2]",
-            rich_help_panel=WHAT,
-            autocompletion=options.recipes,
-        ),
+        o.what("Name of a recipe, or a YAML file. [default: b-sra2]", complete=o.recipes),
     ] = None,
     data: Annotated[
-        Path | None,
-        typer.Option(
-            help="A latent store. The digits' recipes make their own.", rich_help_panel=WHAT
-        ),
+        Path | None, o.what("A latent store. The digits' recipes make their own.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Default: runs/ablate-RECIPE.", rich_help_panel=WHERE)
-    ] = None,
+    out: Annotated[Path | None, o.where("Default: runs/ablate-RECIPE.")] = None,
     values: Annotated[
-        str | None,
-        typer.Option(
-            help="Values of the axis, with commas; default: the paper's.", rich_help_panel=HOW
-        ),
+        str | None, o.how("Values of the axis, with commas; default: the paper's.")
     ] = None,
     seeds: Annotated[
-        int | None,
-        typer.Option(
-            help="Runs of each cell: mean and deviation. [default: 1]", rich_help_panel=HOW
-        ),
+        int | None, o.how("Runs of each cell: mean and deviation. [default: 1]")
     ] = None,
     step: Annotated[
-        str | None,
-        typer.Option(
-            help="Checkpoint to judge; iterations: several, with commas. Default: last.",
-            rich_help_panel=HOW,
-        ),
+        str | None, o.how("Checkpoint to judge; iterations: several, with commas. Default: last.")
     ] = None,
-    overrides: Overrides = None,
+    overrides: o.Overrides = None,
     shard: Annotated[
-        str,
-        typer.Option(
-            help="i/n: every n-th cell, from the i-th; n machines share the work.",
-            rich_help_panel=MACHINE,
-        ),
+        str, o.machine("i/n: every n-th cell, from the i-th; n machines share the work.")
     ] = "1/1",
     jobs: Annotated[
-        int | None,
-        typer.Option(
-            help="Cells at a time. Default: 1; on the digits, one a core.", rich_help_panel=MACHINE
-        ),
+        int | None, o.machine("Cells at a time. Default: 1; on the digits, one a core.")
     ] = None,
-    metrics: Metrics = None,
-    ref: Ref = None,
-    inception: Inception = None,
-    num: Num = None,
-    preset: Preset = None,
-    solver: Solver = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Solver steps, as in `sample`.", rich_help_panel=HOW)
-    ] = None,
-    vae: Vae = None,
-    dry_run: DryRun = False,
-    processes: Processes = None,
-    device: Device = None,
-    offline: Offline = False,
-    json: Json = False,
+    metrics: o.Metrics = None,
+    ref: o.Ref = None,
+    inception: o.Inception = None,
+    num: o.Num = None,
+    preset: o.Preset = None,
+    solver: o.Solver = None,
+    steps: Annotated[int | None, o.how("Solver steps, as in `sample`.")] = None,
+    vae: o.Vae = None,
+    dry_run: o.DryRun = False,
+    processes: o.Processes = None,
+    device: o.Device = None,
+    offline: o.Offline = False,
+    json: o.Json = False,
 ) -> None:
     """The paper's Tables 1 and 2 on any recipe and data. Run again to go on."""
     with user_errors():

@@ -3,58 +3,35 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
+from sra2cli.cli import options as o
 from sra2cli.cli.app import app, one_of, pick_device, refuse_given, user_errors
-from sra2cli.cli.options import HOW, MACHINE, WHAT, WHERE, Device, Json
 
 
 @app.command()
 def cost(
     baseline: Annotated[
-        str,
-        typer.Option(
-            help="Beside SiT and SRA 2: repa, sra or all; sit: nothing more.", rich_help_panel=WHAT
-        ),
+        str, o.what("Beside SiT and SRA 2: repa, sra or all; sit: nothing more.")
     ] = "all",
-    model: Annotated[
-        str, typer.Option(help="What is counted: a size of SiT.", rich_help_panel=WHAT)
-    ] = "XL/2",
-    resolution: Annotated[int, typer.Option(help="Of the images.", rich_help_panel=WHAT)] = 256,
+    model: Annotated[str, o.what("What is counted: a size of SiT.")] = "XL/2",
+    resolution: Annotated[int, o.what("Of the images.")] = 256,
     measure: Annotated[
-        bool,
-        typer.Option(
-            "--measure/--no-measure", help="Latency and throughput here, too.", rich_help_panel=HOW
-        ),
+        bool, o.how("Latency and throughput here, too.", "--measure/--no-measure")
     ] = True,
     measured_model: Annotated[
-        str | None,
-        typer.Option(help="What is measured. Default: --model; on a CPU B/2.", rich_help_panel=HOW),
+        str | None, o.how("What is measured. Default: --model; on a CPU B/2.")
     ] = None,
     batch: Annotated[
-        int | None,
-        typer.Option(
-            help="Of the measurements. Default: 256; on a CPU 4.", rich_help_panel=MACHINE, min=1
-        ),
+        int | None, o.machine("Of the measurements. Default: 256; on a CPU 4.", min=1)
     ] = None,
     rounds: Annotated[
-        int | None,
-        typer.Option(
-            help="Turns of each method. Default: 20; on a CPU 7.", rich_help_panel=HOW, min=1
-        ),
+        int | None, o.how("Turns of each method. Default: 20; on a CPU 7.", min=1)
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="JSON of the result. Default: runs/cost/.", rich_help_panel=WHERE),
-    ] = None,
+    out: Annotated[Path | None, o.where("JSON of the result. Default: runs/cost/.")] = None,
     show: Annotated[
-        Path | None,
-        typer.Option(
-            "--show", help="Print a result from another machine instead.", rich_help_panel=WHERE
-        ),
+        Path | None, o.where("Print a result from another machine instead.", "--show")
     ] = None,
-    device: Device = None,
-    json: Json = False,
+    device: o.Device = None,
+    json: o.Json = False,
 ) -> None:
     """What alignment costs: parameters and GMACs counted, time and memory measured (Table 5)."""
     with user_errors():

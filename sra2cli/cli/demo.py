@@ -4,24 +4,16 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from sra2cli.cli import options as o
 from sra2cli.cli.app import app, user_errors
-from sra2cli.cli.options import HOW, WHERE, Json
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Where everything goes.", rich_help_panel=WHERE)] = Path(
-        "runs/demo"
-    ),
-    seed: Annotated[
-        int, typer.Option(help="Of both runs.", min=0, max=2**63 - 1, rich_help_panel=HOW)
-    ] = 0,
-    steps: Annotated[
-        int, typer.Option(help="Training steps of each run.", min=2, rich_help_panel=HOW)
-    ] = 2400,
-    json: Json = False,
+    out: Annotated[Path, o.where("Where everything goes.")] = Path("runs/demo"),
+    seed: Annotated[int, o.how("Of both runs.", min=0, max=2**63 - 1)] = 0,
+    steps: Annotated[int, o.how("Training steps of each run.", min=2)] = 2400,
+    json: o.Json = False,
 ) -> None:
     """The whole pipeline on real handwritten digits, on a laptop, in minutes."""
     with user_errors():

@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from sra2cli.cli import options as o
 from sra2cli.cli.app import (
     app,
     one_of,
@@ -14,30 +15,6 @@ from sra2cli.cli.app import (
     refuse_given,
     start_processes,
     user_errors,
-)
-from sra2cli.cli.options import (
-    HOW,
-    WHAT,
-    WHERE,
-    Batch,
-    CfgChannels,
-    Compile,
-    Device,
-    Inception,
-    Json,
-    Kind,
-    Labels,
-    LastStep,
-    Metrics,
-    Num,
-    NumHeads,
-    Offline,
-    Precision,
-    Preset,
-    Processes,
-    Ref,
-    Solver,
-    Vae,
 )
 from sra2cli.core.errors import SetupError
 from sra2cli.runs.naming import split_step
@@ -53,77 +30,49 @@ def evaluate(
             "Or a run (RUN@STEP) or checkpoint to draw from.",
         ),
     ],
-    ref: Ref = None,
-    num: Num = None,
+    ref: o.Ref = None,
+    num: o.Num = None,
     step: Annotated[
-        str | None,
-        typer.Option(
-            help="Checkpoints; with commas, each. [default: the newest]", rich_help_panel=WHAT
-        ),
+        str | None, o.what("Checkpoints; with commas, each. [default: the newest]")
     ] = None,
-    vae: Vae = None,
-    num_heads: NumHeads = None,
-    kind: Kind = None,
-    inception: Inception = None,
-    metrics: Metrics = None,
+    vae: o.Vae = None,
+    num_heads: o.NumHeads = None,
+    kind: o.Kind = None,
+    inception: o.Inception = None,
+    metrics: o.Metrics = None,
     seed: Annotated[
-        int | None,
-        typer.Option(
-            help="Of a run's samples. [default: 0]", min=0, max=2**63 - 1, rich_help_panel=HOW
-        ),
+        int | None, o.how("Of a run's samples. [default: 0]", min=0, max=2**63 - 1)
     ] = None,
-    labels: Labels = None,
-    preset: Preset = None,
-    solver: Solver = None,
+    labels: o.Labels = None,
+    preset: o.Preset = None,
+    solver: o.Solver = None,
     steps: Annotated[
-        str | None,
-        typer.Option(
-            help="Solver steps; with commas, each in turn. [default: 250]", rich_help_panel=HOW
-        ),
+        str | None, o.how("Solver steps; with commas, each in turn. [default: 250]")
     ] = None,
-    last_step: LastStep = None,
-    cfg: Annotated[
-        str | None,
-        typer.Option(help="Guidance scales; with commas, each. [default: 1]", rich_help_panel=HOW),
-    ] = None,
+    last_step: o.LastStep = None,
+    cfg: Annotated[str | None, o.how("Guidance scales; with commas, each. [default: 1]")] = None,
     interval: Annotated[
-        str | None,
-        typer.Option(
-            help="Guidance intervals a:b; with commas, each. [default: 0:1]", rich_help_panel=HOW
-        ),
+        str | None, o.how("Guidance intervals a:b; with commas, each. [default: 0:1]")
     ] = None,
-    cfg_channels: CfgChannels = None,
-    crop: Annotated[
-        int | None,
-        typer.Option(help="Centre-crop all images to this side, as ADM does.", rich_help_panel=HOW),
-    ] = None,
+    cfg_channels: o.CfgChannels = None,
+    crop: Annotated[int | None, o.how("Centre-crop all images to this side, as ADM does.")] = None,
     distances: Annotated[
-        str,
-        typer.Option(
-            help="Of precision and recall: float16 (as ADM) or float32.", rich_help_panel=HOW
-        ),
+        str, o.how("Of precision and recall: float16 (as ADM) or float32.")
     ] = "float16",
     save_stats: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write statistics of SAMPLES to this .npz, to be used as --ref.",
-            rich_help_panel=WHERE,
-        ),
+        Path | None, o.where("Write statistics of SAMPLES to this .npz, to be used as --ref.")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="JSON of the result; of a run, a folder. Default: beside SAMPLES; RUN/evals.",
-            rich_help_panel=WHERE,
-        ),
+        o.where("JSON of the result; of a run, a folder. Default: beside SAMPLES; RUN/evals."),
     ] = None,
-    batch: Batch = 64,
-    precision: Precision = None,
-    compile: Compile = False,
-    processes: Processes = None,
-    device: Device = None,
-    offline: Offline = False,
-    json: Json = False,
+    batch: o.Batch = 64,
+    precision: o.Precision = None,
+    compile: o.Compile = False,
+    processes: o.Processes = None,
+    device: o.Device = None,
+    offline: o.Offline = False,
+    json: o.Json = False,
 ) -> None:
     """Judge samples; or draw and judge them, over settings. Run again to go on."""
     with user_errors():

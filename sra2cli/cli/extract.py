@@ -5,18 +5,8 @@ from typing import Annotated
 
 import typer
 
+from sra2cli.cli import options as o
 from sra2cli.cli.app import app, one_of, pick_device, show, start_processes, user_errors
-from sra2cli.cli.options import (
-    HOW,
-    MACHINE,
-    WHAT,
-    WHERE,
-    Device,
-    DryRun,
-    Json,
-    Offline,
-    Processes,
-)
 from sra2cli.core.errors import SetupError
 
 
@@ -28,83 +18,48 @@ def extract(
             help="Folder, zip, tar, WebDataset or parquet shards; or latents of REPA, SRA, REPA-E."
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The store to write (HDF5).", rich_help_panel=WHERE)
-    ] = None,
+    out: Annotated[Path | None, o.where("The store to write (HDF5).")] = None,
     vae: Annotated[
         str | None,
-        typer.Option(
-            help="A diffusers AutoencoderKL: folder, hub name, or 'digits'. "
-            "Default: stabilityai/sd-vae-ft-mse; with --check, the store's.",
-            rich_help_panel=WHAT,
+        o.what(
+            "A diffusers AutoencoderKL: folder, hub name, or 'digits'. "
+            "Default: stabilityai/sd-vae-ft-mse; with --check, the store's."
         ),
     ] = None,
-    resolution: Annotated[
-        int, typer.Option(help="Side of the centre crop, in pixels.", rich_help_panel=HOW)
-    ] = 256,
-    flip: Annotated[
-        bool, typer.Option("--flip", help="Also encode the mirrored images.", rich_help_panel=HOW)
-    ] = False,
+    resolution: Annotated[int, o.how("Side of the centre crop, in pixels.")] = 256,
+    flip: Annotated[bool, o.how("Also encode the mirrored images.", "--flip")] = False,
     encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="Also store an image encoder's features (REPA): hub name or folder.",
-            rich_help_panel=WHAT,
-        ),
+        str | None, o.what("Also store an image encoder's features (REPA): hub name or folder.")
     ] = None,
-    feature_patch: Annotated[
-        int,
-        typer.Option(help="Patch size of the network to be trained.", min=1, rich_help_panel=HOW),
-    ] = 2,
-    precision: Annotated[
-        str, typer.Option(help="Of the encoder: fp32, bf16 or fp16.", rich_help_panel=HOW)
-    ] = "fp32",
-    dtype: Annotated[
-        str, typer.Option(help="Of the stored moments: float32 or float16.", rich_help_panel=HOW)
-    ] = "float32",
+    feature_patch: Annotated[int, o.how("Patch size of the network to be trained.", min=1)] = 2,
+    precision: Annotated[str, o.how("Of the encoder: fp32, bf16 or fp16.")] = "fp32",
+    dtype: Annotated[str, o.how("Of the stored moments: float32 or float16.")] = "float32",
     batch: Annotated[
         int | None,
-        typer.Option(
-            help="Images encoded together on a GPU. [default: 64] On a CPU their size "
-            "decides how many run through the network at once.",
-            rich_help_panel=MACHINE,
+        o.machine(
+            "Images encoded together on a GPU. [default: 64] On a CPU their size says how many."
         ),
     ] = None,
     workers: Annotated[
-        int | None,
-        typer.Option(
-            help="Decoding processes for each encoding one.", min=0, rich_help_panel=MACHINE
-        ),
+        int | None, o.machine("Decoding processes for each encoding one.", min=0)
     ] = None,
     logvar: Annotated[
-        bool,
-        typer.Option(
-            "--logvar", help="The latents to import hold mean and logvar.", rich_help_panel=HOW
-        ),
+        bool, o.how("The latents to import hold mean and logvar.", "--logvar")
     ] = False,
     allow_rejects: Annotated[
-        bool,
-        typer.Option(
-            "--allow-rejects", help="Exit 0 even if images were skipped.", rich_help_panel=HOW
-        ),
+        bool, o.how("Exit 0 even if images were skipped.", "--allow-rejects")
     ] = False,
-    dry_run: DryRun = False,
+    dry_run: o.DryRun = False,
     check: Annotated[
-        Path | None,
-        typer.Option(
-            help="Verify and describe this store, and do nothing else.", rich_help_panel=WHAT
-        ),
+        Path | None, o.what("Verify and describe this store, and do nothing else.")
     ] = None,
     preview: Annotated[
-        bool,
-        typer.Option(
-            "--preview", help="Decode a random grid to STORE.preview.png.", rich_help_panel=WHERE
-        ),
+        bool, o.where("Decode a random grid to STORE.preview.png.", "--preview")
     ] = False,
-    processes: Processes = None,
-    device: Device = None,
-    offline: Offline = False,
-    json: Json = False,
+    processes: o.Processes = None,
+    device: o.Device = None,
+    offline: o.Offline = False,
+    json: o.Json = False,
 ) -> None:
     """Encode images into a latent store. Run again to go on."""
     with user_errors():

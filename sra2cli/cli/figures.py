@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from sra2cli.cli import options as o
 from sra2cli.cli.app import app, pick_device, show, user_errors
-from sra2cli.cli.options import HOW, WHAT, WHERE, Device, Json, Offline, Vae
 from sra2cli.core.errors import SetupError
 
 figures = typer.Typer(
@@ -15,42 +15,30 @@ figures = typer.Typer(
 )
 app.add_typer(figures, name="figures")
 
-Data = Annotated[
-    Path | None, typer.Option(help="A latent store. Default: the run's.", rich_help_panel=WHAT)
-]
-Step = Annotated[
-    int | None, typer.Option(help="Checkpoint of this step; default: newest.", rich_help_panel=WHAT)
-]
-Times = Annotated[
-    str, typer.Option(help="Noise levels t, with commas; 0 is data, 1 noise.", rich_help_panel=HOW)
-]
-Blocks = Annotated[str | None, typer.Option(help="Blocks, with commas.", rich_help_panel=HOW)]
-Seed = Annotated[int, typer.Option(help="Of the noise.", rich_help_panel=HOW, min=0, max=2**63 - 2)]
-Out = Annotated[
-    Path | None, typer.Option(help="The PNG. Default: in RUN/figures/.", rich_help_panel=WHERE)
-]
+Data = Annotated[Path | None, o.what("A latent store. Default: the run's.")]
+Step = Annotated[int | None, o.what("Checkpoint of this step; default: newest.")]
+Times = Annotated[str, o.how("Noise levels t, with commas; 0 is data, 1 noise.")]
+Blocks = Annotated[str | None, o.how("Blocks, with commas.")]
+Seed = Annotated[int, o.how("Of the noise.", min=0, max=2**63 - 2)]
+Out = Annotated[Path | None, o.where("The PNG. Default: in RUN/figures/.")]
 
 
 @figures.command()
 def pca(
     source: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT")],
-    index: Annotated[int, typer.Option(help="Which image of the store.", rich_help_panel=WHAT)] = 0,
-    image: Annotated[
-        Path | None, typer.Option(help="An image file instead.", rich_help_panel=WHAT)
-    ] = None,
-    label: Annotated[
-        int | None, typer.Option(help="Class of --image; default: none.", rich_help_panel=WHAT)
-    ] = None,
+    index: Annotated[int, o.what("Which image of the store.")] = 0,
+    image: Annotated[Path | None, o.what("An image file instead.")] = None,
+    label: Annotated[int | None, o.what("Class of --image; default: none.")] = None,
     data: Data = None,
     step: Step = None,
     times: Times = "0.1,0.3,0.5,0.7,0.9",
     blocks: Blocks = None,
-    vae: Vae = None,
+    vae: o.Vae = None,
     seed: Seed = 0,
     out: Out = None,
-    device: Device = None,
-    offline: Offline = False,
-    json: Json = False,
+    device: o.Device = None,
+    offline: o.Offline = False,
+    json: o.Json = False,
 ) -> None:
     """The paper's Figure 2: VAE feature and tokens over blocks and noise levels, by PCA."""
     with user_errors():
@@ -72,15 +60,15 @@ def pca(
 @figures.command()
 def probe(
     sources: Annotated[list[Path], typer.Argument(metavar="RUN|CHECKPOINT...")],
-    num: Annotated[int, typer.Option(help="Images of the store.", rich_help_panel=WHAT)] = 512,
+    num: Annotated[int, o.what("Images of the store.")] = 512,
     data: Data = None,
     step: Step = None,
     times: Times = "0.1,0.3,0.5,0.7,0.9",
     blocks: Blocks = None,
     seed: Seed = 0,
     out: Out = None,
-    device: Device = None,
-    json: Json = False,
+    device: o.Device = None,
+    json: o.Json = False,
 ) -> None:
     """How well tokens predict the VAE feature: a linear probe of each block and noise level."""
     with user_errors():

@@ -1,11 +1,30 @@
 """Options that several commands share: each is declared here once, with its words and its panel."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-WHAT, HOW, WHERE, MACHINE = "What", "How", "Where", "Machine"
+
+def _panel(title: str) -> Callable[..., Any]:
+    """Options of one panel of a command's help."""
+
+    def option(
+        text: str,
+        *names: str,
+        min: int | None = None,
+        max: int | None = None,
+        complete: Callable[[str], list[str]] | None = None,
+    ) -> Any:
+        return typer.Option(
+            *names, help=text, rich_help_panel=title, min=min, max=max, autocompletion=complete
+        )
+
+    return option
+
+
+what, how, where, machine = (_panel(title) for title in ("What", "How", "Where", "Machine"))
 
 
 def recipes(incomplete: str) -> list[str]:
@@ -22,122 +41,50 @@ def presets(incomplete: str) -> list[str]:
 
 
 # Where results go, and in which form.
-Json = Annotated[
-    bool, typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel=WHERE)
-]
+Json = Annotated[bool, where("Print the result as JSON on stdout.", "--json")]
 # The machine.
-Device = Annotated[
-    str | None,
-    typer.Option(help="cpu, cuda or cuda:N; default: cuda if there.", rich_help_panel=MACHINE),
-]
-Processes = Annotated[
-    int | None,
-    typer.Option(
-        help="Processes to start; default: one for each visible GPU.", rich_help_panel=MACHINE
-    ),
-]
-Offline = Annotated[
-    bool, typer.Option("--offline", help="Never touch the network.", rich_help_panel=MACHINE)
-]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run", help="Check everything, say what it will take.", rich_help_panel=MACHINE
-    ),
-]
-Compile = Annotated[
-    bool, typer.Option("--compile", help="torch.compile the blocks.", rich_help_panel=MACHINE)
-]
-Precision = Annotated[
-    str | None,
-    typer.Option(help="Of drawing: fp32, bf16 or fp16. [default: fp32]", rich_help_panel=MACHINE),
-]
+Device = Annotated[str | None, machine("cpu, cuda or cuda:N; default: cuda if there.")]
+Processes = Annotated[int | None, machine("Processes to start; default: one for each visible GPU.")]
+Offline = Annotated[bool, machine("Never touch the network.", "--offline")]
+DryRun = Annotated[bool, machine("Check everything, say what it will take.", "--dry-run")]
+Compile = Annotated[bool, machine("torch.compile the blocks.", "--compile")]
+Precision = Annotated[str | None, machine("Of drawing: fp32, bf16 or fp16. [default: fp32]")]
 Batch = Annotated[
     int,
-    typer.Option(
-        help="Images at a time. On a CPU it does not change them; on a GPU perhaps last digits.",
-        rich_help_panel=MACHINE,
-    ),
+    machine("Images at a time. On a CPU it does not change them; on a GPU perhaps last digits."),
 ]
 # What is opened.
 Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", help="Change a setting: key.sub=value. Repeatable.", rich_help_panel=WHAT
-    ),
+    list[str] | None, what("Change a setting: key.sub=value. Repeatable.", "--set")
 ]
 NumHeads = Annotated[
-    int | None,
-    typer.Option(
-        help="Attention heads, for checkpoints of sizes that are not in the table.",
-        rich_help_panel=WHAT,
-    ),
+    int | None, what("Attention heads, for checkpoints of sizes that are not in the table.")
 ]
-Kind = Annotated[
-    str | None,
-    typer.Option(help="Take a file for this in spite of its name: sit.", rich_help_panel=WHAT),
-]
+Kind = Annotated[str | None, what("Take a file for this in spite of its name: sit.")]
 Vae = Annotated[
     str | None,
-    typer.Option(
-        help="Decode with this first stage: folder, hub name or 'digits'; default: the store's.",
-        rich_help_panel=WHAT,
-    ),
+    what("Decode with this first stage: folder, hub name or 'digits'; default: the store's."),
 ]
-Num = Annotated[int | None, typer.Option(help="Samples to draw.", rich_help_panel=WHAT)]
+Num = Annotated[int | None, what("Samples to draw.")]
 # How images are drawn.
 Preset = Annotated[
-    str | None,
-    typer.Option(
-        help="Of a paper: sra2, repa, sit; or digits. Options override.",
-        rich_help_panel=HOW,
-        autocompletion=presets,
-    ),
+    str | None, how("Of a paper: sra2, repa, sit; or digits. Options override.", complete=presets)
 ]
-Labels = Annotated[
-    str | None,
-    typer.Option(
-        help="random, balanced, or classes as 0,1,2. [default: random]", rich_help_panel=HOW
-    ),
-]
-Solver = Annotated[
-    str | None,
-    typer.Option(help="em (SDE), euler or heun (ODE). [default: em]", rich_help_panel=HOW),
-]
-LastStep = Annotated[
-    float | None,
-    typer.Option(
-        help="em: length of its noise-free last step. [default: 0.04]", rich_help_panel=HOW
-    ),
-]
-CfgChannels = Annotated[
-    int | None,
-    typer.Option(help="Guide the first n latent channels only.", rich_help_panel=HOW),
-]
+Labels = Annotated[str | None, how("random, balanced, or classes as 0,1,2. [default: random]")]
+Solver = Annotated[str | None, how("em (SDE), euler or heun (ODE). [default: em]")]
+LastStep = Annotated[float | None, how("em: length of its noise-free last step. [default: 0.04]")]
+CfgChannels = Annotated[int | None, how("Guide the first n latent channels only.")]
 # How they are judged.
 Metrics = Annotated[
     str | None,
-    typer.Option(
+    how(
+        "Of fid,sfid,is,precision,recall,kid; or fd-digits. Default: the first five; "
+        "of what was trained on the digits fd-digits.",
         "--metrics",
         "--metric",
-        help="Of fid,sfid,is,precision,recall,kid; or fd-digits. Default: the first five; of what "
-        "was trained on the digits fd-digits.",
-        rich_help_panel=HOW,
     ),
 ]
-Ref = Annotated[
-    str | None,
-    typer.Option(
-        help="An ADM .npz, or images; fd-digits has its own.",
-        rich_help_panel=WHAT,
-    ),
-]
+Ref = Annotated[str | None, what("An ADM .npz, or images; fd-digits has its own.")]
 Inception = Annotated[
-    Path | None,
-    typer.Option(
-        "--inception",
-        "--weights",
-        help="Inception's weights; default: in torch's cache.",
-        rich_help_panel=WHAT,
-    ),
+    Path | None, what("Inception's weights; default: in torch's cache.", "--inception", "--weights")
 ]

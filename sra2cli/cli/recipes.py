@@ -4,9 +4,8 @@ from typing import Annotated
 
 import typer
 
-from sra2cli.cli import options
+from sra2cli.cli import options as o
 from sra2cli.cli.app import app, user_errors
-from sra2cli.cli.options import Json, Overrides
 
 
 @app.command()
@@ -15,11 +14,11 @@ def recipes(
         str | None,
         typer.Argument(
             help="A recipe to print, with everything it inherits; or a YAML file.",
-            autocompletion=options.recipes,
+            autocompletion=o.recipes,
         ),
     ] = None,
-    overrides: Overrides = None,
-    json: Json = False,
+    overrides: o.Overrides = None,
+    json: o.Json = False,
 ) -> None:
     """The packaged recipes, a line each; or one of them, resolved."""
     with user_errors():

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from sra2cli.cli import options as o
 from sra2cli.cli.app import (
     app,
     one_of,
@@ -13,27 +14,6 @@ from sra2cli.cli.app import (
     show,
     start_processes,
     user_errors,
-)
-from sra2cli.cli.options import (
-    HOW,
-    WHAT,
-    WHERE,
-    Batch,
-    CfgChannels,
-    Compile,
-    Device,
-    Json,
-    Kind,
-    Labels,
-    LastStep,
-    Num,
-    NumHeads,
-    Offline,
-    Precision,
-    Preset,
-    Processes,
-    Solver,
-    Vae,
 )
 from sra2cli.core.errors import SetupError
 
@@ -48,67 +28,36 @@ def sample(
             "several with --grid.",
         ),
     ],
-    num: Num = None,
-    step: Annotated[
-        int | None,
-        typer.Option(help="Checkpoint of this step; default: newest.", rich_help_panel=WHAT),
-    ] = None,
-    weights: Annotated[str, typer.Option(help="ema or model.", rich_help_panel=WHAT)] = "ema",
-    vae: Vae = None,
-    num_heads: NumHeads = None,
-    kind: Kind = None,
-    seed: Annotated[
-        int,
-        typer.Option(
-            help="Image i depends on (seed, i) alone.", min=0, max=2**63 - 1, rich_help_panel=HOW
-        ),
-    ] = 0,
-    labels: Labels = None,
-    preset: Preset = None,
-    solver: Solver = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Solver steps. [default: 250]", rich_help_panel=HOW)
-    ] = None,
-    last_step: LastStep = None,
-    cfg: Annotated[
-        float | None,
-        typer.Option(help="Guidance scale; 1 is none. [default: 1]", rich_help_panel=HOW),
-    ] = None,
+    num: o.Num = None,
+    step: Annotated[int | None, o.what("Checkpoint of this step; default: newest.")] = None,
+    weights: Annotated[str, o.what("ema or model.")] = "ema",
+    vae: o.Vae = None,
+    num_heads: o.NumHeads = None,
+    kind: o.Kind = None,
+    seed: Annotated[int, o.how("Image i depends on (seed, i) alone.", min=0, max=2**63 - 1)] = 0,
+    labels: o.Labels = None,
+    preset: o.Preset = None,
+    solver: o.Solver = None,
+    steps: Annotated[int | None, o.how("Solver steps. [default: 250]")] = None,
+    last_step: o.LastStep = None,
+    cfg: Annotated[float | None, o.how("Guidance scale; 1 is none. [default: 1]")] = None,
     interval: Annotated[
-        str | None,
-        typer.Option(
-            help="Times a:b in which guidance applies. [default: 0:1]", rich_help_panel=HOW
-        ),
+        str | None, o.how("Times a:b in which guidance applies. [default: 0:1]")
     ] = None,
-    cfg_channels: CfgChannels = None,
-    rounding: Annotated[
-        str, typer.Option(help="To uint8: truncate (as REPA) or nearest.", rich_help_panel=HOW)
-    ] = "truncate",
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder; default: inside RUN/samples.", rich_help_panel=WHERE),
-    ] = None,
-    npz: Annotated[
-        bool,
-        typer.Option(
-            "--npz", help="Also write samples.npz, for ADM's evaluator.", rich_help_panel=WHERE
-        ),
-    ] = False,
+    cfg_channels: o.CfgChannels = None,
+    rounding: Annotated[str, o.how("To uint8: truncate (as REPA) or nearest.")] = "truncate",
+    out: Annotated[Path | None, o.where("Folder; default: inside RUN/samples.")] = None,
+    npz: Annotated[bool, o.where("Also write samples.npz, for ADM's evaluator.", "--npz")] = False,
     grid: Annotated[
-        bool,
-        typer.Option(
-            "--grid",
-            help="One labelled picture of all sources: the same noise, labels.",
-            rich_help_panel=WHERE,
-        ),
+        bool, o.where("One labelled picture of all sources: the same noise, labels.", "--grid")
     ] = False,
-    batch: Batch = 64,
-    precision: Precision = None,
-    compile: Compile = False,
-    processes: Processes = None,
-    device: Device = None,
-    offline: Offline = False,
-    json: Json = False,
+    batch: o.Batch = 64,
+    precision: o.Precision = None,
+    compile: o.Compile = False,
+    processes: o.Processes = None,
+    device: o.Device = None,
+    offline: o.Offline = False,
+    json: o.Json = False,
 ) -> None:
     """Draw images from a run or a checkpoint. Run again to go on."""
     with user_errors():

@@ -3,64 +3,32 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from sra2cli.cli import options
+from sra2cli.cli import options as o
 from sra2cli.cli.app import app, pick_device, show, start_processes, user_errors
-from sra2cli.cli.options import (
-    HOW,
-    WHAT,
-    WHERE,
-    Device,
-    DryRun,
-    Json,
-    Kind,
-    NumHeads,
-    Offline,
-    Overrides,
-    Processes,
-)
 
 
 @app.command()
 def train(
     recipe: Annotated[
         str,
-        typer.Option(
-            help="Name of a packaged recipe (`sra2 recipes`), or a YAML file.",
-            rich_help_panel=WHAT,
-            autocompletion=options.recipes,
-        ),
+        o.what("Name of a packaged recipe (`sra2 recipes`), or a YAML file.", complete=o.recipes),
     ],
-    data: Annotated[
-        Path, typer.Option(help="A latent store, from `sra2 extract`.", rich_help_panel=WHAT)
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(help="The run folder. Default: runs/RECIPE.", rich_help_panel=WHERE),
-    ] = None,
-    overrides: Overrides = None,
+    data: Annotated[Path, o.what("A latent store, from `sra2 extract`.")],
+    out: Annotated[Path | None, o.where("The run folder. Default: runs/RECIPE.")] = None,
+    overrides: o.Overrides = None,
     images: Annotated[
-        Path | None,
-        typer.Option(
-            help="REPA: the store's images, to run the encoder while training.",
-            rich_help_panel=WHAT,
-        ),
+        Path | None, o.what("REPA: the store's images, to run the encoder while training.")
     ] = None,
     init: Annotated[
-        Path | None,
-        typer.Option(
-            help="Start from these weights: a run, or a checkpoint of SiT, REPA, SRA.",
-            rich_help_panel=HOW,
-        ),
+        Path | None, o.how("Start from these weights: a run, or a checkpoint of SiT, REPA, SRA.")
     ] = None,
-    num_heads: NumHeads = None,
-    kind: Kind = None,
-    dry_run: DryRun = False,
-    processes: Processes = None,
-    device: Device = None,
-    offline: Offline = False,
-    json: Json = False,
+    num_heads: o.NumHeads = None,
+    kind: o.Kind = None,
+    dry_run: o.DryRun = False,
+    processes: o.Processes = None,
+    device: o.Device = None,
+    offline: o.Offline = False,
+    json: o.Json = False,
 ) -> None:
     """Train a recipe. Run again to go on."""
     with user_errors():
