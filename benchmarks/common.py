@@ -9,10 +9,11 @@ from sra2cli.config import recipe
 from sra2cli.core.environment import environment
 from sra2cli.data.batches import Batches
 from sra2cli.data.store import Store
-from sra2cli.tables.methods import METHODS
+from sra2cli.tables.methods import STORED, methods
 from sra2cli.training import trial
 from sra2cli.training.engine import Engine
 
+METHODS = methods()
 __all__ = ["METHODS", "RESULTS", "make_engine", "make_store", "write"]
 RESULTS = Path(__file__).parent / "results"
 
@@ -26,8 +27,10 @@ def make_engine(
     size: str, method: str, store: Store, device: str, settings: list[str]
 ) -> tuple[Engine, Batches]:
     """What `sra2 train` puts together, and the batches it trains on."""
-    wanted = recipe.load(f"{size}-{method.removesuffix('-stored')}", settings)
-    return trial.make_engine(wanted, store, device, encoder=method == "repa")
+    wanted = recipe.load(f"{size}-{method.removesuffix(STORED)}", settings)
+    live = wanted.encoder is not None and not method.endswith(STORED)
+    training, engine = trial.trial(wanted, store, device, encoder=live)
+    return engine, training.batches(device)
 
 
 def write(name: str, result: dict[str, Any], device: str = "cpu") -> None:

@@ -214,12 +214,18 @@ def unknown(key: str) -> str:
     return f"unknown key '{key}'{close}"
 
 
+def flat(recipe: Recipe, *, ignore: Sequence[str] = ()) -> dict[str, Any]:
+    """{dotted key: value}, without the keys equal to or below `ignore`."""
+    found = _flatten(recipe.to_dict())
+    return {
+        k: v for k, v in found.items() if not any(k == i or k.startswith(i + ".") for i in ignore)
+    }
+
+
 def differing(a: Recipe, b: Recipe, *, ignore: Sequence[str] = ()) -> list[tuple[str, Any, Any]]:
-    """(dotted key, value of a, value of b) where two recipes differ, but equal to or below
-    `ignore`."""
-    flat_a, flat_b = _flatten(a.to_dict()), _flatten(b.to_dict())
+    """(dotted key, value of a, value of b) where two recipes differ."""
+    flat_a, flat_b = flat(a, ignore=ignore), flat(b, ignore=ignore)
     keys = [k for k in sorted({*flat_a, *flat_b}) if flat_a.get(k) != flat_b.get(k)]
-    keys = [k for k in keys if not any(k == i or k.startswith(i + ".") for i in ignore)]
     return [(k, flat_a.get(k), flat_b.get(k)) for k in keys]
 
 

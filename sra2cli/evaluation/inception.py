@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch_fidelity.feature_extractor_inceptionv3 import (
-    URL_INCEPTION_V3,
-    FeatureExtractorInceptionV3,
-)
 
 from sra2cli.core.errors import SetupError
 from sra2cli.evaluation.extractors import Extractor
 
+URL = (  # as torch-fidelity has it; importing that takes two seconds, so it waits until needed
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth"
+)
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d"  # what the SHA-256 of the weights begins with
 SPATIAL_CHANNELS = 7
@@ -35,6 +35,8 @@ def inception_extractor(weights: Path | None = None, *, device: str = "cpu") -> 
     Raises:
         SetupError: no such file, or it is another.
     """
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
     path = weights or Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
     data, digest = read_weights(path)
     try:
@@ -77,7 +79,7 @@ def read_weights(path: Path) -> tuple[bytes, str]:
     """The file and its SHA-256, which must begin as the published one's does."""
     if not path.is_file():
         raise SetupError(
-            f"no Inception weights at {path}: download {URL_INCEPTION_V3} to that place, "
+            f"no Inception weights at {path}: download {URL} to that place, "
             "or say where it lies with --weights"
         )
     data = path.read_bytes()
@@ -85,6 +87,6 @@ def read_weights(path: Path) -> tuple[bytes, str]:
     if not digest.startswith(SHA256):
         raise SetupError(
             f"{path} is not {WEIGHTS}: its SHA-256 begins with {digest[:8]}, not {SHA256}; "
-            f"download {URL_INCEPTION_V3} again"
+            f"download {URL} again"
         )
     return data, digest

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from sra2cli.config.recipe import differences
+from sra2cli.config.recipe import differences, flat
 from sra2cli.config.settings import Recipe
 from sra2cli.core.errors import SetupError, UserError
 from sra2cli.core.files import write_atomically
@@ -24,8 +24,6 @@ from sra2cli.runs.naming import folder_name, split_step, step_of
 from sra2cli.runs.run import EMA, Run
 from sra2cli.runs.writer import changeable
 from sra2cli.tables.axes import Row
-
-RESUMABLE = ("log", "name")  # settings that may change without changing a run
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,8 @@ class Cell:
 
     def results(self, judged: Judged) -> Path:
         """Folder of its results; another one for another recipe, store or way of judging."""
-        tree = {k: v for k, v in self.recipe.to_dict().items() if k not in RESUMABLE}
-        tree["train"] = {k: v for k, v in tree["train"].items() if k != "micro_batch"}
-        what = [tree, self.checksums, judged.options, judged.metrics]
+        settings = flat(self.recipe, ignore=changeable(self.recipe))
+        what = [settings, self.checksums, judged.options, judged.metrics]
         text = json.dumps([*what, dict(judged.about), dict(judged.identity)], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return self.out / "results" / f"{self.name}.{digest}"
