@@ -82,11 +82,11 @@ def pick_device(wanted: str | None) -> str:
     return wanted
 
 
-def start_processes(processes: int | None, device: str | None) -> None:
+def start_processes(processes: int | None, device: str | None, *, share_cores: bool = True) -> None:
     """Run this command on several processes, if that is asked for: does not return then."""
     from sra2cli.core import processes as room
 
-    room.start(sys.argv[1:], processes=processes, device=device)
+    room.start(sys.argv[1:], processes=processes, device=device, share_cores=share_cores)
 
 
 def one_of(option: str, value: str | None, options: tuple[str, ...]) -> None:
@@ -97,7 +97,9 @@ def one_of(option: str, value: str | None, options: tuple[str, ...]) -> None:
 
 def refuse_given(given: Mapping[str, Any], why: str) -> None:
     """Refuse the first option of a table that was given: {option: value, None if it was not}."""
-    useless = next((name for name, value in given.items() if value not in (None, False)), None)
+    useless = next(
+        (name for name, value in given.items() if value is not None and value is not False), None
+    )
     if useless is not None:
         raise SetupError(f"{useless} {why}")
 

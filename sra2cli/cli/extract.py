@@ -74,7 +74,7 @@ def extract(
                 raise SetupError("give IMAGES and --out STORE, or --check STORE")
             one_of("--precision", precision, ("fp32", "bf16", "fp16"))
             one_of("--dtype", dtype, ("float32", "float16"))
-            start_processes(processes, device)
+            start_processes(processes, device, share_cores=False)
             from sra2cli.encoders.open import DEFAULT
             from sra2cli.extraction import extract as room
             from sra2cli.extraction.encode import Options

@@ -31,6 +31,8 @@ def pca(
     label: Annotated[int | None, o.what("Class of --image; default: none.")] = None,
     data: Data = None,
     step: Step = None,
+    num_heads: o.NumHeads = None,
+    kind: o.Kind = None,
     times: Times = "0.1,0.3,0.5,0.7,0.9",
     blocks: Blocks = None,
     vae: o.Vae = None,
@@ -52,7 +54,7 @@ def pca(
             blocks=read_blocks(blocks),
             seed=seed,
             device=pick_device(device),
-            options=Options(step=step, vae=vae, offline=offline),
+            options=Options(step=step, vae=vae, num_heads=num_heads, kind=kind, offline=offline),
         )
         show(room.pca(source, what, index=index, image=image, label=label, out=out), json, "pca")
 
@@ -63,6 +65,8 @@ def probe(
     num: Annotated[int, o.what("Images of the store.")] = 512,
     data: Data = None,
     step: Step = None,
+    num_heads: o.NumHeads = None,
+    kind: o.Kind = None,
     times: Times = "0.1,0.3,0.5,0.7,0.9",
     blocks: Blocks = None,
     seed: Seed = 0,
@@ -82,7 +86,7 @@ def probe(
             blocks=read_blocks(blocks),
             seed=seed,
             device=pick_device(device),
-            options=Options(step=step),
+            options=Options(step=step, num_heads=num_heads, kind=kind),
         )
         found = room.probe(sources, what, num=num, out=out)
         if json:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from sra2cli.config.checks import Count, NotNegative, Number, Until, Window, settings
+from sra2cli.config.checks import Count, Natural, NotNegative, Number, Until, Window, settings
 
 Objective = Literal["smooth-l1", "cosine", "l1", "l2"]
 
@@ -76,7 +76,7 @@ class SRA(MethodSettings):
     weight: NotNegative = 0.2
     objective: Literal["smooth-l1", "cosine", "cosine-over-tokens", "l1", "l2"] = "smooth-l1"
     time_shift: Number = 0.2  # teacher time = clamp(t - time_shift * u, 0, 1)
-    decay_after: int | None = 149  # epoch from which on the weight falls; null: constant
+    decay_after: Natural | None = 149  # epoch from which on the weight falls; null: constant
     decay_epochs: Count = 1000  # over so many epochs tenfold
 
     def decay(self, epoch: int) -> float:

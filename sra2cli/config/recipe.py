@@ -57,12 +57,13 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     return from_dict(tree)
 
 
-def find(name_or_path: str, *, beside: Path | None = None) -> Path:
-    """The file of a packaged recipe, or of a path; as a base, also one beside the other file."""
+def find(name_or_path: str, *, beside: Path | None = None, heir: str = "") -> Path:
+    """The file of a packaged recipe, or of a path; as a base of `heir`, also one beside it."""
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         own = None if beside is None else beside / f"{name_or_path}.yaml"
-        path = own if own and own.is_file() else folder() / f"{name_or_path}.yaml"
+        packaged = folder() / f"{name_or_path}.yaml"
+        path = own if own and own.is_file() and own.stem != heir else packaged
         if not path.is_file():
             raise SetupError(f"unknown recipe '{name_or_path}'{nearest(name_or_path, names())}")
         return path
@@ -87,7 +88,7 @@ def read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         return tree
     if not isinstance(base, str):
         raise SetupError(f"{path}: 'base' is the name or path of a recipe, not {base!r}")
-    below = find(base, beside=path.parent)
+    below = find(base, beside=path.parent, heir=path.stem)
     if below in (path, *above):
         raise SetupError(f"{path} is its own base: {' → '.join(p.stem for p in (*above, path))}")
     inherited = read(below, (*above, path))
@@ -126,7 +127,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
 
 def from_dict(tree: dict[str, Any]) -> Recipe:
     """A checked recipe from plain settings; raises SetupError naming every key at fault."""
-    tree = dict(tree)
+    tree = {key: value for key, value in tree.items() if value is not None}  # "log:" alone
     given = tree.pop("align", None)
     given = {} if given is None else given
     faults: list[str] = []

@@ -72,16 +72,14 @@ def hold(path: Path, busy: str) -> IO[bytes]:
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("ab")
-        if not try_lock(handle):
-            handle.close()
-            raise SetupError(busy)
-        try:
+        with contextlib.suppress(FileNotFoundError):  # who held it before removes it: make it anew
+            handle = path.open("ab")
+            if not try_lock(handle):
+                handle.close()
+                raise SetupError(busy)
             if os.fstat(handle.fileno()).st_ino == path.stat().st_ino:
                 return handle
-        except FileNotFoundError:  # who held it before has removed it: make it anew
-            pass
-        handle.close()
+            handle.close()
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import ctypes
 import os
 import signal
 import sys
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -47,8 +48,7 @@ class Group:
         if self.count > 1:
             from accelerate import PartialState
 
-            with peers_needed():
-                PartialState().wait_for_everyone()
+            PartialState().wait_for_everyone()
 
     def share(self, value: Any) -> Any:
         """The main process's value, on all of them."""
@@ -57,8 +57,7 @@ class Group:
         from accelerate.utils import broadcast_object_list
 
         held = [value]
-        with peers_needed():
-            broadcast_object_list(held)
+        broadcast_object_list(held)
         return held[0]
 
 
@@ -72,21 +71,18 @@ def lost(error: RuntimeError) -> bool:
     return any(word in text for word in ("gloo", "Gloo", "NCCL", "Connection", "recvValue"))
 
 
-@contextlib.contextmanager
-def peers_needed() -> Iterator[None]:
-    """What torch raises where another process has gone, as one error."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise PeerLostError(f"another process of this command ended ({error})") from None
-
-
 def launched() -> bool:
     """Whether a launcher (ours, accelerate's, torchrun) started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def start(arguments: list[str], *, processes: int | None, device: str | None) -> None:
+def start(
+    arguments: list[str],
+    *,
+    processes: int | None,
+    device: str | None,
+    share_cores: bool = True,
+) -> None:
     """Run `sra2 ARGUMENTS` on several processes and exit with its code, if that is asked for.
 
     Returns in the processes themselves, and where one is enough.
@@ -94,6 +90,8 @@ def start(arguments: list[str], *, processes: int | None, device: str | None) ->
     Args:
         processes: None for every visible GPU, or one.
         device: as the user chose it; "cuda:1" is a choice of one.
+        share_cores: whether each gets its part of the cores: where numbers depend on how many
+            threads make them, all of them are for each.
 
     Raises:
         SetupError: more processes than GPUs.
@@ -111,7 +109,7 @@ def start(arguments: list[str], *, processes: int | None, device: str | None) ->
         return
     if gpus and processes > gpus:
         raise SetupError(f"--processes {processes}, but there are {gpus} GPUs here")
-    sys.exit(_launch(arguments, processes, gpu=gpus > 0))
+    sys.exit(_launch(arguments, processes, share_cores=share_cores))
 
 
 def _hold_to_parent() -> None:
@@ -131,7 +129,7 @@ def _gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _launch(arguments: list[str], processes: int, *, gpu: bool) -> int:
+def _launch(arguments: list[str], processes: int, *, share_cores: bool) -> int:
     """Start the processes with torch's launcher; the exit code of what failed."""
     import logging
 
@@ -144,7 +142,8 @@ def _launch(arguments: list[str], processes: int, *, gpu: bool) -> int:
 
     for name in ("torch.distributed.elastic", "torch.distributed.run"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the processes say it better
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    if share_cores:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # time to save a checkpoint
     os.environ[PARENT] = str(os.getpid())
     config = LaunchConfig(
@@ -155,6 +154,7 @@ def _launch(arguments: list[str], processes: int, *, gpu: bool) -> int:
         rdzv_endpoint="127.0.0.1:0",
         local_addr="127.0.0.1",
         max_restarts=0,
+        run_id=uuid.uuid4().hex,
     )
     signal.signal(signal.SIGUSR1, stop)  # the launcher knows the others
     try:
@@ -174,9 +174,9 @@ def _said(failures: list[Any]) -> int:
     recorded = [f for f in failures if isinstance(f.message, dict)]
     own = [f for f in recorded if not f.message["message"].startswith(PeerLostError.__name__)]
     killed = [f for f in failures if f.exitcode < 0]
-    for line in dict.fromkeys(f.message["message"].partition(": ")[2] for f in own):
+    for line in dict.fromkeys(f.message["message"].partition(": ")[2] for f in own or recorded):
         print(f"error: {line}", file=sys.stderr)
-    if not own and killed:
+    if not recorded and killed:
         name = signal.Signals(-killed[0].exitcode).name
         print(f"error: a process of this command was ended by {name}", file=sys.stderr)
     first = (own or killed or failures)[0].exitcode

@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Literal
 
 import h5py
@@ -117,9 +118,15 @@ class Store:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def verify(self, *, quiet: bool = False) -> None:
-        """Check every data set against its checksum; DataError names a damaged one."""
-        found = checksums(self.path, None if quiet else "verify")
+    def verify(self, *, stop: Event | None = None) -> None:
+        """Check every data set against its checksum; DataError names a damaged one.
+
+        Args:
+            stop: without a word in the background, and given up when it is set.
+        """
+        found = checksums(self.path, "verify" if stop is None else None, stop=stop)
+        if stop is not None and stop.is_set():
+            return
         self._compare(dict.fromkeys(self.checksums, "") | found)
 
     def verify_attributes(self) -> None:
@@ -233,13 +240,16 @@ class MappedRows:
             self._hints = 16
 
 
-def checksums(path: Path, title: str | None, *, small: bool = False) -> dict[str, str]:
+def checksums(
+    path: Path, title: str | None, *, small: bool = False, stop: Event | None = None
+) -> dict[str, str]:
     """BLAKE2b-128 of each data set: of the digests of its blocks of 16 MiB, read in parallel.
 
     "attributes" is that of the StoreInfo as sorted JSON, without encode_batch.
 
     Args:
         title: of a progress bar; None: without one. small: without the rows of images.
+        stop: once it is set, nothing more is read, and what is returned means nothing.
     """
     with open_hdf5(path) as f:
         names = "\0".join(read_names(f)).encode("utf-8", "surrogateescape")
@@ -255,6 +265,8 @@ def checksums(path: Path, title: str | None, *, small: bool = False) -> dict[str
     ):
 
         def digest(block: tuple[str, int]) -> bytes:
+            if stop is not None and stop.is_set():
+                return b""
             extent, at = extents[block[0]], block[1]
             data = os.pread(file.fileno(), min(BLOCK, extent.nbytes - at), extent.offset + at)
             return hashlib.blake2b(data, digest_size=16).digest()

@@ -91,7 +91,12 @@ class StoreWriter:
     def _locked(self) -> IO[bytes]:
         """The file, locked against a second extraction; the lock goes with the process."""
         busy = f"another extraction is writing {self.partial}: stop it or choose another --out"
-        return hold(self.partial, busy)
+        handle = hold(self.partial, busy)
+        if not self.partial.stat().st_size:  # it was renamed in this moment
+            self.partial.unlink()
+            handle.close()
+            raise SetupError(f"{self.path} was finished by another extraction just now: run again")
+        return handle
 
     def _check_same(
         self, info: StoreInfo, names: Sequence[str], labels: Sequence[int]
@@ -164,7 +169,7 @@ class StoreWriter:
         with h5py.File(self.partial, "r+", locking=False) as f:
             f.attrs.modify("count", good)
             f.attrs.modify("encode_batch", 0)  # of no use any more, and not the same everywhere
-            f.attrs.modify("checksums", np.bytes_(sums.ljust(_SUMS)))
+            f.attrs.modify("checksums", np.bytes_(sums.ljust(_room(self.info))))
             f.attrs.modify("complete", True)
         sync(self.partial)
         os.replace(self.partial, self.path)
@@ -183,7 +188,9 @@ class StoreWriter:
             self._lock = None
 
 
-_SUMS = 512  # bytes kept for the checksums
+def _room(info: StoreInfo) -> int:
+    """Bytes kept for the checksums."""
+    return max(512, 64 * (len(info.row_sets()) + 4))
 
 
 def lay_out(path: Path, info: StoreInfo, names: Sequence[str], labels: Sequence[int]) -> None:
@@ -201,7 +208,7 @@ def lay_out(path: Path, info: StoreInfo, names: Sequence[str], labels: Sequence[
         f.create_dataset("names", data=[n.encode("utf-8", "surrogateescape") for n in names])
         f.attrs.update(encode_info(info))
         f.attrs.update({"format": FORMAT, "format_version": VERSION, "complete": False})
-        f.attrs.update({"count": 0, "checksums": np.bytes_(b" " * _SUMS)})
+        f.attrs.update({"count": 0, "checksums": np.bytes_(b" " * _room(info))})
     with path.open("r+b") as raw:
         os.posix_fallocate(raw.fileno(), 0, path.stat().st_size)
 

@@ -80,7 +80,7 @@ def read_weights(path: Path) -> tuple[bytes, str]:
     if not path.is_file():
         raise SetupError(
             f"no Inception weights at {path}: download {URL} to that place, "
-            "or say where it lies with --weights"
+            "or say where it lies with --inception"
         )
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()

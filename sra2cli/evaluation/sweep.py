@@ -135,9 +135,10 @@ def refuse_early(source: Path, wanted: Sequence[Point], options: Options) -> Non
 
 def first_stage_known(source: Path) -> str | None:
     """Fingerprint of the first stage that a run was trained on; None for files of others."""
-    if not (source / "recipe.yaml").is_file():
-        return None
-    return Run(source).store_info.vae_fingerprint
+    for folder in (source, *source.absolute().parents[:3]):  # of a checkpoint inside a run, too
+        if (folder / "recipe.yaml").is_file():
+            return Run(folder).store_info.vae_fingerprint
+    return None
 
 
 def newest_step(source: Path) -> int | None:

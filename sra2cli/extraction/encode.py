@@ -228,6 +228,8 @@ def first_images(job: Job) -> np.ndarray:
     """The first readable images (n, R, R, 3), n <= TIMED; or moments."""
     if job.source.kind == "latents":
         chunk = job.chunks([range(min(TIMED, len(job.source)))])[0]
+        if chunk.gone:
+            raise gone(chunk.gone)
         return chunk.values
     found: list[np.ndarray] = []
     for row in range(min(4 * TIMED, len(job.source))):

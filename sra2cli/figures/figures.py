@@ -201,7 +201,9 @@ def opened(source: Path, what: What) -> tuple[Path, Network]:
     """A network on its device, and its run or file without a step."""
     source, step = split_step(source, what.options.step)
     options = what.options
-    network = open_network(source, step=step, weights=options.weights, num_heads=options.num_heads)
+    network = open_network(
+        source, step=step, weights=options.weights, num_heads=options.num_heads, kind=options.kind
+    )
     network.model.to(what.device)
     return source, network
 

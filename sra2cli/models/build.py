@@ -5,7 +5,7 @@ from typing import Any
 
 from sra2cli.config.recipe import nearest
 from sra2cli.config.settings import Recipe
-from sra2cli.core.errors import SetupError
+from sra2cli.core.errors import DataError, SetupError
 from sra2cli.models.contract import Backbone, Config, Shape
 from sra2cli.models.sit import SiT
 
@@ -47,7 +47,10 @@ def record_of(model: Backbone) -> dict[str, Any]:
 def from_record(record: Mapping[str, Any]) -> Backbone | None:
     """The network of a record, with initial weights; None if it names none of ours."""
     kind = next((kind for kind in BACKBONES if kind in record), None)
-    return None if kind is None else BACKBONES[kind].from_config(record[kind])
+    try:
+        return None if kind is None else BACKBONES[kind].from_config(record[kind])
+    except (TypeError, ValueError) as error:
+        raise DataError(f"its {kind} cannot be built: {error}") from None
 
 
 def start_from(model: Backbone, other: Backbone) -> str | None:
@@ -72,9 +75,10 @@ def start_from(model: Backbone, other: Backbone) -> str | None:
     if differ:
         raise SetupError(f"--init: its network has another shape ({', '.join(sorted(differ))})")
     left, said = model.of_resolution, None
-    if theirs["classes"] != own["classes"]:
+    classes = model.shape.classes, other.shape.classes
+    if classes[0] != classes[1]:
         left += model.of_labels
-        said = f"{own['classes']} classes instead of {theirs['classes']}: their table starts anew"
+        said = f"{classes[0]} classes instead of {classes[1]}: their table starts anew"
     state = {k: v for k, v in other.state_dict().items() if not k.startswith(left)}
     model.load_state_dict({**model.state_dict(), **state})
     return said

@@ -19,7 +19,7 @@ from torch import Tensor
 from sra2cli.config.settings import PathKind
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.models import sit_checkpoints
-from sra2cli.models.build import from_record, record_of
+from sra2cli.models.build import BACKBONES, from_record, record_of
 from sra2cli.models.contract import Backbone
 from sra2cli.models.sit_checkpoints import StateDict
 
@@ -81,7 +81,7 @@ def load(
     path: PathKind = "cosine" if about.get("path") == "cosine" else "linear"
     found, network = _network(content, weights, name)
     state = plain_keys(network)
-    model = from_record({k: json.loads(v) for k, v in about.items() if v.startswith("{")})
+    model = from_record({k: json.loads(about[k]) for k in BACKBONES if k in about})
     if model is not None:
         _load_strictly(model, state, name)
         return Loaded(model.eval().requires_grad_(False), "sra2", found, path)

@@ -200,7 +200,8 @@ class RunWriter(Run):
             if step_of(folder) % log.keep_every:
                 shutil.rmtree(folder)
             else:
-                _keep_ema(folder)
+                with suppress(DataError):  # a damaged one stays as it is
+                    _keep_ema(folder)
 
     def start_metrics(self, step: int) -> TextIO:
         """Open metrics.jsonl for appending, without the rows after `step`."""
@@ -216,16 +217,20 @@ class RunWriter(Run):
 
 def _keep_ema(folder: Path) -> None:
     """A checkpoint kept for good: of XL/2, 2.7 GB instead of 10.8."""
-    meta = read_checkpoint(folder).meta
+    checkpoint = read_checkpoint(folder)
+    if not checkpoint.resumable:
+        return
+    meta = checkpoint.meta
     meta["files"] = {name: d for name, d in meta["files"].items() if name == EMA}
     write_atomically(folder / CHECKPOINT_META, json.dumps(meta, indent=2) + "\n")
     _remove_unlisted(folder, meta["files"])
 
 
 def _remove_unlisted(folder: Path, listed: Mapping[str, str]) -> None:
-    for file in folder.iterdir():
-        if file.name not in listed and file.name != CHECKPOINT_META:
-            file.unlink()
+    """What is needed to go on alone, where a checkpoint no longer has it."""
+    for name in ("model.safetensors", "heads.safetensors", TRAINING):
+        if name not in listed:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _copy(value: Any) -> Any:

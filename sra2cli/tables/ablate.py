@@ -82,9 +82,8 @@ def ablate(
         refuse_unbuildable(row.recipe)  # before anything is trained
     steps = (base.train.steps if step is None else step,)
     check_steps(steps, base)
-    judged = judging(base, how, steps)
     with store_for(base, how, data, out, dry_run=dry_run) as (store, base):
-        rows = rows_of(base)
+        judged, rows = judging(base, how, steps), rows_of(base)
         cells = grid([row for found in rows.values() for row in found], base, how.seeds, store, out)
         refuse_others(cells)
         if dry_run:
@@ -119,8 +118,8 @@ def iterations(
     """
     chosen = list(steps) or kept(base)
     check_steps(chosen, base)
-    judged = judging(base, how, chosen)
     with store_for(base, how, data, out, dry_run=dry_run) as (store, base):
+        judged = judging(base, how, chosen)
         cells = grid([axes.baseline(base), axes.own(base)], base, how.seeds, store, out)
         refuse_others(cells)
         if dry_run:

@@ -84,13 +84,14 @@ def prepare(
     out: Path | None = None,
 ) -> Training:
     """`assemble` of a store by its path; everything that can be refused before training is."""
-    if None not in (wanted.data.classes, wanted.data.channels, wanted.data.latent):
-        refuse_unbuildable(wanted)  # before any file is opened
+    refuse_unbuildable(wanted)  # before any file is opened
     share(wanted, rank=group.rank, processes=group.count)
     if wanted.log.wandb is not None and importlib.util.find_spec("wandb") is None:
         raise SetupError("log.wandb needs wandb: pip install wandb, or log.wandb=null")
+    if images is not None and wanted.encoder is None:
+        raise SetupError("--images is for methods that need an image encoder; this recipe has none")
     store = Store(data)
-    source = open_source(images) if images is not None and wanted.encoder is not None else None
+    source = open_source(images) if images is not None else None
     wanted = fitted(wanted, store, source)
     refuse_unbuildable(wanted)
     encoder = None
@@ -101,7 +102,9 @@ def prepare(
 
 
 def refuse_unbuildable(wanted: Recipe) -> None:
-    """SetupError where network and heads cannot be built."""
+    """SetupError where network and heads cannot be built, as far as the recipe tells."""
+    if None in (wanted.data.classes, wanted.data.channels, wanted.data.latent):
+        return
     with torch.device("meta"):
         build_heads(wanted, feature_width=1)
 

@@ -165,7 +165,9 @@ class Engine:
     def load(self, checkpoint: Checkpoint) -> None:
         """Take up a checkpoint, of any number of processes."""
         self.objective.network.load_state_dict(checkpoint.weights("model"))
-        self.objective.heads.load_state_dict(checkpoint.weights("heads"))
+        heads = checkpoint.weights("heads")  # of methods of weight 0, older runs hold some too
+        built = {k: v for k, v in heads.items() if k.partition(".")[0] in self.objective.heads}
+        self.objective.heads.load_state_dict(built)
         self.ema.model.load_state_dict(checkpoint.weights("ema"))
         training = checkpoint.training()
         self.optimizer.load_state_dict(training["optimizer"])

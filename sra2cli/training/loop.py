@@ -54,7 +54,7 @@ def loop(
         if watch is not None and first:
             watch.look(engine)  # what a kill came before
         for step in engine.steps_from(source.from_step(first, settings.steps)):
-            stopped, damaged, _ = stop.agree(check.damage is not None, check.running)
+            stopped, _, damaged = stop.agree(*check.flags())
             check.refuse(damaged)
             saving = step % log.save_every == 0 or step == settings.steps or stopped
             due = step % log.every == 0 or saving
@@ -85,11 +85,15 @@ def loop(
 
 def wait_for(check: StoreCheck, stop: Stop) -> None:
     """Until the check of the store has ended in all processes: no checkpoint is of damaged data."""
+    said = False
     while True:
-        _, damaged, running = stop.agree(check.damage is not None, check.running)
+        _, running, damaged = stop.agree(*check.flags())
         check.refuse(damaged)
         if not running:
             return
+        if not said:
+            console.say("before the first checkpoint: until every byte of the store is checked")
+        said = True
         time.sleep(POLL)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sra2cli.core import console, processes
-from sra2cli.core.processes import WAIT, Group, peers_needed
+from sra2cli.core.processes import WAIT, Group
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -50,6 +50,5 @@ class Stop:
         if self._agree is None:
             return own
         shared = torch.tensor(own)
-        with peers_needed():
-            torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX, group=self._agree)
+        torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX, group=self._agree)
         return [int(flag) for flag in shared.tolist()]

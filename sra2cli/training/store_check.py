@@ -2,7 +2,8 @@
 
 import threading
 
-from sra2cli.core.errors import DataError
+from sra2cli.core.errors import DataError, UserError
+from sra2cli.core.processes import PeerLostError
 from sra2cli.data.store import Store
 
 SMALL = 2_000_000_000  # bytes: a store up to here is checked before the first step
@@ -23,32 +24,39 @@ class StoreCheck:
 
     def __init__(self, store: Store, *, needed: bool, here: bool):
         self.store, self.needed = store, needed
-        self.damage: DataError | None = None
+        self.damage: UserError | None = None
+        self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        if not needed or not here:
+        if not needed:
             if here:
                 store.verify_attributes()
-        elif store.identity[0] <= SMALL:
+        elif here and store.identity[0] <= SMALL:
             store.verify()
-        else:
+        elif here:
             self._thread = threading.Thread(target=self._check, name="verify", daemon=True)
             self._thread.start()
 
-    @property
-    def running(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+    def flags(self) -> tuple[bool, bool]:
+        """Whether it still runs, and whether it has found damage: asked in this order, as it may
+        end in between."""
+        running = self._thread is not None and self._thread.is_alive()
+        return running, self.damage is not None
 
     def refuse(self, damaged: int) -> None:
-        """Raise DataError if any process has found damage: here, or as `damaged` says."""
+        """Raise what was found: here, or by another process, as `damaged` says."""
         if self.damage is not None:
             raise self.damage
         if damaged:
-            raise DataError(f"{self.store.path} is damaged: another process found it")
+            raise PeerLostError(f"another process has found {self.store.path} to be damaged")
+
+    def close(self) -> None:
+        """Give up, so that the process can end."""
+        self._stop.set()
 
     def _check(self) -> None:
         try:
-            self.store.verify(quiet=True)
+            self.store.verify(stop=self._stop)
         except DataError as error:
             self.damage = error
-        except OSError as error:
+        except Exception as error:  # whatever a file that is being damaged makes its readers raise
             self.damage = DataError(f"{self.store.path} cannot be read: {error}")

@@ -61,16 +61,17 @@ def train(
         needed = not group.share(known)
         check = StoreCheck(training.store, needed=needed, here=group.first_here)
         run: RunWriter | None = None
-        if group.main:
-            run = RunWriter(
-                out, training.recipe, training.store, device=group.device, init=begun_from
-            )
         try:
+            if group.main:
+                run = RunWriter(
+                    out, training.recipe, training.store, device=group.device, init=begun_from
+                )
             group.wait()  # until the folder is there
             engine = training.engine(objective, group)
             resume(engine, group, out, run)
             loop(training, engine, group, run, out, check=check, judge=judge, offline=offline)
         finally:
+            check.close()
             if run is not None:
                 run.close()
         rows = Run(out).metrics()

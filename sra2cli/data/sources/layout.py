@@ -3,8 +3,9 @@
 import errno
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -71,10 +72,15 @@ class Source:
         Raises:
             DataError: this one cannot be read. VanishedError: none can, for now.
         """
-        try:
+        with self._reading(self.names[index]):
             return self.reader(index)
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        try:
+            yield
         except FileNotFoundError:
-            raise VanishedError(f"{self.names[index]} is gone from {self.root}") from None
+            raise VanishedError(f"{name} is gone from {self.root}") from None
         except OSError as error:
             if error.errno in FAILING:
                 why = error.strerror or error
@@ -86,8 +92,9 @@ class Source:
         does it best. Raises as `read`, naming the image."""
         many = getattr(self.reader, "many", None)
         if many is not None:
-            found: list[bytes | np.ndarray] = many(indices)
-            return found
+            with self._reading("a file"):
+                found: list[bytes | np.ndarray] = many(indices)
+                return found
 
         def named(index: int) -> bytes | np.ndarray:
             try:

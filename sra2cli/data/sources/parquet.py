@@ -183,7 +183,9 @@ class ParquetReader:
                     column += ".bytes"  # beside the path of the image
                 yield table.iter_batches(16, row_groups=[group.number], columns=[column])
         except arrow.ArrowException as error:
-            raise DataError(f"its row group is damaged: {error}") from None
+            raise DataError(
+                f"row group {group.number} of {group.file.name} is damaged: {error}"
+            ) from None
 
 
 def image_bytes(cell: Any) -> bytes:
