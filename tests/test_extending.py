@@ -325,7 +325,9 @@ def test_a_metric(run_sra2, digits_folder, monkeypatch):
 
     row = scores.Metric("digits", "features", "rows", "↑", spread)
     monkeypatch.setitem(scores.METRICS, "spread", row)
-    process = run_sra2("eval", digits_folder, "--metrics", "fd-digits,spread", "--json")
+    process = run_sra2(
+        "eval", digits_folder, "--metrics", "fd-digits,spread", "--out", "e.json", "--json"
+    )
     assert process.returncode == 0, process.stderr
     assert json.loads(process.stdout)["spread"] > 0
 

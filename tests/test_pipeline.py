@@ -217,7 +217,15 @@ def test_real_digits_are_their_own_reference(run_sra2, digits_folder):
     """Against itself the distance is 0; a flat folder of images works as samples."""
     result = json.loads(
         run_sra2(
-            "eval", digits_folder, "--ref", digits_folder, "--metrics", "fd-digits", "--json"
+            "eval",
+            digits_folder,
+            "--ref",
+            digits_folder,
+            "--metrics",
+            "fd-digits",
+            "--json",
+            "--out",
+            "e.json",
         ).stdout
     )
     assert result["fd-digits"] == pytest.approx(0, abs=1e-4)
