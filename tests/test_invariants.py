@@ -5,24 +5,29 @@ import pytest
 import torch
 
 from sra2cli.config import recipe
-from sra2cli.data.batches import Batches, split, to_batch
+from sra2cli.core.errors import SetupError
+from sra2cli.data.batches import Batches, share, to_batch
 from sra2cli.data.store import Store
 from sra2cli.models.build import build
 
 
-def test_split_covers_the_global_batch():
+def test_shares_cover_the_global_batch():
+    def of(micro):
+        settings = ["train.batch=16", *([] if micro is None else [f"train.micro_batch={micro}"])]
+        return recipe.load("digits-sit", settings)
+
     for processes, micro in [(1, None), (2, None), (1, 4), (2, 2), (4, 1)]:
         parts = [
             index
             for rank in range(processes)
-            for part in split(16, rank=rank, processes=processes, micro=micro)
+            for part in share(of(micro), rank=rank, processes=processes)
             for index in part
         ]
         assert parts == list(range(16))
-    with pytest.raises(ValueError, match="does not divide over 3"):
-        split(16, rank=0, processes=3, micro=None)
-    with pytest.raises(ValueError, match="micro-batch 5"):
-        split(16, rank=0, processes=1, micro=5)
+    with pytest.raises(SetupError, match="does not divide over 3"):
+        share(of(None), rank=0, processes=3)
+    with pytest.raises(SetupError, match="micro-batch 5"):
+        share(of(5), rank=0, processes=1)
 
 
 def test_batches_do_not_depend_on_how_they_are_cut(digits_store):

@@ -12,7 +12,7 @@ from sra2cli.config.methods import METHODS, SRA, SRA2
 from sra2cli.config.settings import Train
 from sra2cli.core.errors import SetupError
 from sra2cli.models.ema import Ema
-from sra2cli.training.learning_rate import learning_rate
+from sra2cli.training.engine import learning_rate
 from sra2cli.training.train import train
 
 TINY = ["model.depth=2", "model.width=24", "train.batch=32", "train.steps=6"]

@@ -51,11 +51,6 @@ class Alignment(nn.Module):
     def depths(self) -> tuple[int, ...]:
         return (self.settings.depth,)
 
-    @property
-    def needs(self) -> frozenset[str]:
-        settings: MethodSettings = self.settings
-        return settings.needs
-
     def factor(self, step: int, epoch: int) -> float:
         """What multiplies its loss at a step; 0: switched off."""
         settings: MethodSettings = self.settings

@@ -1,11 +1,28 @@
 """Pictures for people: sample grids and curves, as PNG."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+
+@contextmanager
+def figure(path: Path, width: float, height: float, dpi: int = 130) -> Iterator[Any]:
+    """A figure of so many inches, saved when it is done."""
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height), layout="constrained")
+    yield made
+    made.savefig(path, dpi=dpi)
+
+
+def named(axis: Any, x: str, y: str) -> None:
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    axis.grid(alpha=0.3)
 
 
 def grid(images: Sequence[np.ndarray], *, columns: int, margin: int = 2) -> Image.Image:
@@ -23,18 +40,15 @@ def grid(images: Sequence[np.ndarray], *, columns: int, margin: int = 2) -> Imag
 
 def side_by_side(parts: Sequence[tuple[str, Image.Image]], path: Path) -> None:
     """Titled pictures in one row, in one PNG."""
-    from matplotlib.figure import Figure
-
     width = sum(p.width for _, p in parts)
     height = max(p.height for _, p in parts)
-    figure = Figure(figsize=(10, 10 * height / width + 0.5), layout="constrained")
-    for axis, (title, picture) in zip(
-        figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True
-    ):
-        axis.imshow(np.asarray(picture), interpolation="nearest")
-        axis.set_title(title)
-        axis.axis("off")
-    figure.savefig(path, dpi=130)
+    with figure(path, 10, 10 * height / width + 0.5) as made:
+        for axis, (title, picture) in zip(
+            made.subplots(1, len(parts), squeeze=False)[0], parts, strict=True
+        ):
+            axis.imshow(np.asarray(picture), interpolation="nearest")
+            axis.set_title(title)
+            axis.axis("off")
 
 
 def curves(
@@ -43,43 +57,34 @@ def curves(
     *,
     x: str,
     y: str,
-    marker: str = "",
 ) -> None:
     """Named (x, y) curves in one plot."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axis = figure.subplots()
-    for name, (xs, ys) in series.items():
-        axis.plot(xs, ys, label=name, linewidth=1.5, marker=marker)
-    axis.set_xlabel(x)
-    axis.set_ylabel(y)
-    axis.grid(alpha=0.3)
-    axis.legend()
-    figure.savefig(path, dpi=130)
+    with figure(path, 7, 4.2) as made:
+        axis = made.subplots()
+        for name, (xs, ys) in series.items():
+            axis.plot(xs, ys, label=name, linewidth=1.5)
+        named(axis, x, y)
+        axis.legend()
 
 
 def labelled_rows(
     rows: Sequence[tuple[str, Sequence[np.ndarray]]], columns: Sequence[str], path: Path
 ) -> None:
     """Rows of images (H, W, 3) with a title at the left of each, and names above the columns."""
-    from matplotlib.figure import Figure
-
     count = max(len(images) for _, images in rows)
-    figure = Figure(figsize=(1.3 * count + 1.6, 1.35 * len(rows) + 0.3), layout="constrained")
-    axes = figure.subplots(len(rows), count, squeeze=False)
-    for row, (name, images) in enumerate(rows):
-        for column, image in enumerate(images):
-            axis = axes[row][column]
-            axis.imshow(image, interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
-            for side in axis.spines.values():
-                side.set_visible(False)
-            if row == 0 and column < len(columns):
-                axis.set_title(columns[column], fontsize=9)
-        axes[row][0].set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center")
-    figure.savefig(path, dpi=150)
+    with figure(path, 1.3 * count + 1.6, 1.35 * len(rows) + 0.3, dpi=150) as made:
+        axes = made.subplots(len(rows), count, squeeze=False)
+        for row, (name, images) in enumerate(rows):
+            for column, image in enumerate(images):
+                axis = axes[row][column]
+                axis.imshow(image, interpolation="nearest")
+                axis.set_xticks([])
+                axis.set_yticks([])
+                for side in axis.spines.values():
+                    side.set_visible(False)
+                if row == 0 and column < len(columns):
+                    axis.set_title(columns[column], fontsize=9)
+            axes[row][0].set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center")
 
 
 def swept(
@@ -91,21 +96,16 @@ def swept(
     xs: Sequence[float] | None,
 ) -> None:
     """A panel for each (y, values), over xs; None: over the labels."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2 * len(panels) + 0.6, 3.6), layout="constrained")
-    for axis, (y, values) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-    ):
-        if xs is None:
-            axis.plot(range(len(values)), values, "o")
-            axis.set_xticks(range(len(values)), labels, rotation=20, ha="right")
-        else:
-            axis.plot(xs, values, marker="o", linewidth=1.5)
-        axis.set_xlabel(x)
-        axis.set_ylabel(y)
-        axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=130)
+    with figure(path, 4.2 * len(panels) + 0.6, 3.6) as made:
+        for axis, (y, values) in zip(
+            made.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+        ):
+            if xs is None:
+                axis.plot(range(len(values)), values, "o")
+                axis.set_xticks(range(len(values)), labels, rotation=20, ha="right")
+            else:
+                axis.plot(xs, values, marker="o", linewidth=1.5)
+            named(axis, x, y)
 
 
 def points(
@@ -115,22 +115,17 @@ def points(
     x: str,
 ) -> None:
     """Panels beside each other: (title, y, [(label, value, spread)], value of a dashed line)."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5 * len(panels), 3.6), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axis, (title, y, found, line) in zip(axes, panels, strict=True):
-        labels = [label for label, _, _ in found]
-        values, spreads = [value for _, value, _ in found], [spread for _, _, spread in found]
-        axis.errorbar(range(len(found)), values, yerr=spreads, fmt="o", capsize=4)
-        if line is not None:
-            axis.axhline(line, linestyle="--", linewidth=1, color="grey")
-        axis.set_xticks(range(len(found)), labels, rotation=20, ha="right")
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel(x)
-        axis.set_ylabel(y)
-        axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=130)
+    with figure(path, 5 * len(panels), 3.6) as made:
+        axes = made.subplots(1, len(panels), squeeze=False)[0]
+        for axis, (title, y, found, line) in zip(axes, panels, strict=True):
+            labels = [label for label, _, _ in found]
+            values, spreads = [value for _, value, _ in found], [spread for _, _, spread in found]
+            axis.errorbar(range(len(found)), values, yerr=spreads, fmt="o", capsize=4)
+            if line is not None:
+                axis.axhline(line, linestyle="--", linewidth=1, color="grey")
+            axis.set_xticks(range(len(found)), labels, rotation=20, ha="right")
+            axis.set_title(title, fontsize=10)
+            named(axis, x, y)
 
 
 def curves_with_spread(
@@ -142,22 +137,19 @@ def curves_with_spread(
     theirs: Mapping[str, Sequence[tuple[float, float]]],
 ) -> None:
     """Named curves through points (x, value, spread); crosses at others' (x, value)."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axis = figure.subplots()
-    for name, found in series.items():
-        xs, values, spreads = zip(*found, strict=True)
-        (line, _, _) = axis.errorbar(xs, values, yerr=spreads, marker="o", capsize=4, label=name)
-        if name in theirs:
-            others, known = zip(*theirs[name], strict=True)
-            label = f"{name}, the paper's"
-            axis.plot(others, known, "x", markersize=9, color=line.get_color(), label=label)
-    axis.set_xlabel(x)
-    axis.set_ylabel(y)
-    axis.grid(alpha=0.3)
-    axis.legend()
-    figure.savefig(path, dpi=130)
+    with figure(path, 7, 4.2) as made:
+        axis = made.subplots()
+        for name, found in series.items():
+            xs, values, spreads = zip(*found, strict=True)
+            (line, _, _) = axis.errorbar(
+                xs, values, yerr=spreads, marker="o", capsize=4, label=name
+            )
+            if name in theirs:
+                others, known = zip(*theirs[name], strict=True)
+                label = f"{name}, the paper's"
+                axis.plot(others, known, "x", markersize=9, color=line.get_color(), label=label)
+        named(axis, x, y)
+        axis.legend()
 
 
 def pca_sheet(
@@ -168,47 +160,43 @@ def pca_sheet(
     path: Path,
 ) -> None:
     """Large titled pictures above a grid with named rows and columns."""
-    from matplotlib.figure import Figure
-
     width = 1.5 * len(columns) + 0.8
-    figure = Figure(figsize=(width, 1.55 * len(rows) + 2.9), layout="constrained")
-    figure.suptitle(title, fontsize=10)
-    parts: Any = figure.subfigures(2, 1, height_ratios=[2.4, 1.5 * len(rows)])
-    upper, lower = parts
-    for axis, (name, image) in zip(upper.subplots(1, len(top), squeeze=False)[0], top, strict=True):
-        axis.imshow(image, interpolation="nearest")
-        axis.set_title(name, fontsize=9)
-        axis.axis("off")
-    axes = lower.subplots(len(rows), len(columns), squeeze=False)
-    for number, (line, (name, images)) in enumerate(zip(axes, rows, strict=True)):
-        for axis, column, image in zip(line, columns, images, strict=True):
+    with figure(path, width, 1.55 * len(rows) + 2.9, dpi=150) as made:
+        made.suptitle(title, fontsize=10)
+        parts: Any = made.subfigures(2, 1, height_ratios=[2.4, 1.5 * len(rows)])
+        upper, lower = parts
+        for axis, (name, image) in zip(
+            upper.subplots(1, len(top), squeeze=False)[0], top, strict=True
+        ):
             axis.imshow(image, interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
-            if number == 0:
-                axis.set_title(column, fontsize=9)
-        line[0].set_ylabel(name, fontsize=9)
-    figure.savefig(path, dpi=150)
+            axis.set_title(name, fontsize=9)
+            axis.axis("off")
+        axes = lower.subplots(len(rows), len(columns), squeeze=False)
+        for number, (line, (name, images)) in enumerate(zip(axes, rows, strict=True)):
+            for axis, column, image in zip(line, columns, images, strict=True):
+                axis.imshow(image, interpolation="nearest")
+                axis.set_xticks([])
+                axis.set_yticks([])
+                if number == 0:
+                    axis.set_title(column, fontsize=9)
+            line[0].set_ylabel(name, fontsize=9)
 
 
 def probe_sheet(
     panels: Sequence[tuple[str, Sequence[int], Sequence[Mapping[str, float]]]], path: Path
 ) -> None:
     """A panel a network: (title, blocks, [{"t", "block", "r2"}]); a curve for each noise level."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.6 * len(panels) + 0.6, 3.8), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for axis, (title, blocks, rows) in zip(axes, panels, strict=True):
-        for t in sorted({row["t"] for row in rows}):
-            values = {row["block"]: row["r2"] for row in rows if row["t"] == t}
-            axis.plot(blocks, [values[b] for b in blocks], marker="o", label=f"t = {t:g}")
-        few = len(blocks) <= 14
-        shown = blocks if few else blocks[:: -(-len(blocks) // 14)]
-        axis.set_xticks(shown, ["x_t" if b == 0 else str(b) for b in shown])
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("block")
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("R² of the VAE feature, by a linear probe")
-    axes[-1].legend(fontsize=8)
-    figure.savefig(path, dpi=150)
+    with figure(path, 4.6 * len(panels) + 0.6, 3.8, dpi=150) as made:
+        axes = made.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        for axis, (title, blocks, rows) in zip(axes, panels, strict=True):
+            for t in sorted({row["t"] for row in rows}):
+                values = {row["block"]: row["r2"] for row in rows if row["t"] == t}
+                axis.plot(blocks, [values[b] for b in blocks], marker="o", label=f"t = {t:g}")
+            few = len(blocks) <= 14
+            shown = blocks if few else blocks[:: -(-len(blocks) // 14)]
+            axis.set_xticks(shown, ["x_t" if b == 0 else str(b) for b in shown])
+            axis.set_title(title, fontsize=10)
+            axis.set_xlabel("block")
+            axis.grid(alpha=0.3)
+        axes[0].set_ylabel("R² of the VAE feature, by a linear probe")
+        axes[-1].legend(fontsize=8)

@@ -188,26 +188,21 @@ def to_batch(
     )
 
 
-def split(batch: int, *, rank: int, processes: int, micro: int | None) -> list[range]:
+def share(wanted: Recipe, *, rank: int, processes: int) -> list[range]:
     """Indices of the global batch for each micro-batch of one process.
 
     Raises:
-        ValueError: the global batch is not processes x micro-batch x accumulation.
+        SetupError: the global batch is not processes x micro-batch x accumulation.
     """
+    batch, mend = wanted.train.batch, "change train.batch, train.micro_batch or --processes"
     if batch % processes:
-        raise ValueError(f"a global batch of {batch} does not divide over {processes} processes")
+        raise SetupError(
+            f"a global batch of {batch} does not divide over {processes} processes: {mend}"
+        )
     own = batch // processes
-    micro = own if micro is None else micro
-    if micro <= 0 or own % micro:
-        raise ValueError(f"micro-batch {micro} does not divide the {own} samples of a process")
-    first = rank * own
-    return [range(first + k, first + k + micro) for k in range(0, own, micro)]
-
-
-def share(wanted: Recipe, *, rank: int, processes: int) -> list[range]:
-    """Indices of the global batch for each micro-batch of a process, or SetupError."""
-    settings = wanted.train
-    try:
-        return split(settings.batch, rank=rank, processes=processes, micro=settings.micro_batch)
-    except ValueError as error:
-        raise SetupError(f"{error}: change train.batch, train.micro_batch or --processes") from None
+    micro = wanted.train.micro_batch or own
+    if own % micro:
+        raise SetupError(
+            f"micro-batch {micro} does not divide the {own} samples of a process: {mend}"
+        )
+    return [range(first, first + micro) for first in range(rank * own, (rank + 1) * own, micro)]

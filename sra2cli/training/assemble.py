@@ -51,29 +51,6 @@ class Training:
         return Batches(self.store, self.recipe, self.indices, images=self.images, pin=pin)
 
 
-def assemble(
-    wanted: Recipe,
-    store: Store,
-    group: Group,
-    *,
-    images: Source | None = None,
-    encoder: Encoder | None = None,
-    out: Path | None = None,
-) -> Training:
-    """A training of these ingredients.
-
-    Args:
-        out: the run folder, whose precision never changes.
-
-    Raises:
-        SetupError: recipe and store do not fit each other.
-    """
-    indices = share(wanted, rank=group.rank, processes=group.count)
-    wanted = fitted(wanted, store, images)
-    wanted = resolve_precision(wanted, out, torch.device(group.device))
-    return Training(wanted, store, indices, images, encoder)
-
-
 def prepare(
     wanted: Recipe,
     data: Path,
@@ -83,9 +60,16 @@ def prepare(
     offline: bool = False,
     out: Path | None = None,
 ) -> Training:
-    """`assemble` of a store by its path; everything that can be refused before training is."""
+    """Everything that can be refused before training is, and what training needs.
+
+    Args:
+        out: the run folder, whose precision never changes.
+
+    Raises:
+        SetupError: recipe, store and images do not fit each other.
+    """
     refuse_unbuildable(wanted)  # before any file is opened
-    share(wanted, rank=group.rank, processes=group.count)
+    indices = share(wanted, rank=group.rank, processes=group.count)
     if wanted.log.wandb is not None and importlib.util.find_spec("wandb") is None:
         raise SetupError("log.wandb needs wandb: pip install wandb, or log.wandb=null")
     if images is not None and wanted.encoder is None:
@@ -98,7 +82,8 @@ def prepare(
     if source is not None and wanted.encoder is not None:
         side = shape_of(wanted).side
         encoder = load_encoder(wanted.encoder, side=side, device=group.device, offline=offline)
-    return assemble(wanted, store, group, images=source, encoder=encoder, out=out)
+    wanted = resolve_precision(wanted, out, torch.device(group.device))
+    return Training(wanted, store, indices, source, encoder)
 
 
 def refuse_unbuildable(wanted: Recipe) -> None:

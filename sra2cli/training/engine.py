@@ -1,6 +1,7 @@
 """The state of one training, and one step of it."""
 
 import contextlib
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from sra2cli.config.recipe import from_dict
-from sra2cli.config.settings import Recipe
+from sra2cli.config.settings import Recipe, Train
 from sra2cli.core.errors import DataError
 from sra2cli.data import batches
 from sra2cli.data.batches import Raw
@@ -19,7 +20,6 @@ from sra2cli.data.store import Store
 from sra2cli.encoders.image import Encoder
 from sra2cli.models.ema import Ema
 from sra2cli.runs.run import Checkpoint, Run
-from sra2cli.training.learning_rate import learning_rate
 from sra2cli.training.objective import Objective
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -200,3 +200,15 @@ def fast_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return bool(supported())
+
+
+def learning_rate(settings: Train, step: int) -> float:
+    """Of the update that makes step + 1: up over `lr_warmup` steps, then constant, or down to 0 at
+    the last step along half a cosine."""
+    rate, warmup = settings.lr, settings.lr_warmup
+    if step < warmup:
+        return rate * (step + 1) / warmup
+    if settings.lr_decay == "cosine":
+        done = (step - warmup) / max(1, settings.steps - warmup)
+        return rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    return rate

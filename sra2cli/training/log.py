@@ -5,8 +5,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sra2cli.core import console
-from sra2cli.core.errors import SetupError
 from sra2cli.runs.writer import RunWriter
 from sra2cli.training.counting import flops_per_image, peak_rate
 from sra2cli.training.engine import Engine
@@ -95,31 +93,19 @@ class Watch:
 
 
 def tensorboard(path: Path, step: int) -> Any:
-    """A writer of RUN/tensorboard, or None where it is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        console.warn(
-            "TensorBoard is not installed: pip install tensorboard, or log.tensorboard=false"
-        )
-        return None
+    """A writer of RUN/tensorboard."""
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(path / "tensorboard", purge_step=step + 1)
 
 
 def weights_and_biases(run: RunWriter) -> Any:
-    """A W&B run that a resumed training goes on with.
+    """A W&B run that a resumed training goes on with."""
+    import wandb  # type: ignore[import-not-found, unused-ignore]
 
-    Raises:
-        SetupError: wandb is not installed.
-    """
-    try:
-        import wandb  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        raise SetupError("log.wandb needs wandb: pip install wandb, or log.wandb=null") from None
-    name = run.recipe.name
     return wandb.init(
         project=run.recipe.log.wandb,
-        name=name,
+        name=run.recipe.name,
         id=run.about.get("id"),
         resume="allow",
         dir=run.path,

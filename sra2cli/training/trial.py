@@ -10,13 +10,14 @@ from PIL import Image
 
 from sra2cli.config.settings import Recipe
 from sra2cli.core.processes import Group
+from sra2cli.data.batches import share
 from sra2cli.data.sources import Source
 from sra2cli.data.store import Store
 from sra2cli.data.store_info import StoreInfo
 from sra2cli.data.store_writer import StoreWriter
 from sra2cli.encoders.image import Encoder, dinov2_base
 from sra2cli.models.build import shape_of
-from sra2cli.training.assemble import Training, assemble
+from sra2cli.training.assemble import Training
 from sra2cli.training.engine import Engine
 
 FACTOR = 8  # image over latent, as SD-VAE
@@ -78,5 +79,6 @@ def trial(wanted: Recipe, store: Store, device: str, *, encoder: bool) -> tuple[
         frozen = Encoder("dinov2-b", dinov2_base(side), side=side, device=torch.device(device))
         images = Source(Path(), store.names, None, [], OneImage(store.info.resolution))
     group = Group(device=device)
-    training = assemble(wanted, store, group, images=images, encoder=frozen)
+    indices = share(wanted, rank=0, processes=1)
+    training = Training(wanted, store, indices, images, frozen)
     return training, training.engine(training.objective(), group)
