@@ -319,13 +319,14 @@ def test_damage_found_while_training_leaves_no_checkpoint(
     run_sra2, large, copied, tmp_path, monkeypatch
 ):
     """However late: the first checkpoint waits for the end of the check."""
-    verify, steps = Store.verify, tmp_path / "run" / "metrics.jsonl"
+    verify, rows = Store.verify, tmp_path / "run" / "metrics.jsonl"
     checked = []
 
     def late(self, **options):
         checked.append(threading.current_thread())
-        while not steps.exists() or not steps.read_text():  # until a step is trained
+        while not rows.exists() or rows.read_text().count("\n") < 2:  # until it wants to save
             time.sleep(0.01)
+        time.sleep(0.2)
         verify(self, **options)
 
     monkeypatch.setattr(Store, "verify", late)
@@ -447,7 +448,7 @@ def together(digits_store, tmp_path_factory):
     command += sets("train.steps=50", "log.save_every=10")
     done = subprocess.run(
         [sys.executable, str(folder / "together.py"), *command],
-        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=300,

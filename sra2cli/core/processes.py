@@ -9,6 +9,7 @@ import ctypes
 import os
 import signal
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ def _launch(arguments: list[str], processes: int, *, share_cores: bool) -> int:
     """Start the processes with torch's launcher; the exit code of what failed."""
     import logging
 
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -146,24 +147,26 @@ def _launch(arguments: list[str], processes: int, *, share_cores: bool) -> int:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # time to save a checkpoint
     os.environ[PARENT] = str(os.getpid())
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",
-        max_restarts=0,
-        run_id=uuid.uuid4().hex,
-    )
     signal.signal(signal.SIGUSR1, stop)  # the launcher knows the others
-    try:
-        elastic_launch(config, sys.executable)("-m", "sra2cli", *arguments)
-        return 0
-    except ChildFailedError as error:
-        return _said(list(error.failures.values()))
-    except (SignalException, KeyboardInterrupt) as error:
-        return 128 + int(getattr(error, "sigval", signal.SIGINT))
+    with tempfile.TemporaryDirectory() as errors:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0",
+            local_addr="127.0.0.1",
+            max_restarts=0,
+            run_id=uuid.uuid4().hex,
+            logs_specs=DefaultLogsSpecs(log_dir=errors),
+        )
+        try:
+            elastic_launch(config, sys.executable)("-m", "sra2cli", *arguments)
+            return 0
+        except ChildFailedError as error:
+            return _said(list(error.failures.values()))
+        except (SignalException, KeyboardInterrupt) as error:
+            return 128 + int(getattr(error, "sigval", signal.SIGINT))
 
 
 def _said(failures: list[Any]) -> int:
