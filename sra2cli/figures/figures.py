@@ -20,7 +20,7 @@ from sra2cli.figures.linear_probe import Sums
 from sra2cli.figures.tokens import Latents, encoded, noised, store_of, stored, tokens
 from sra2cli.models.layers import patchify
 from sra2cli.runs.naming import split_step
-from sra2cli.runs.network import Network, open_network
+from sra2cli.runs.network import Network
 from sra2cli.sampling.sample import Options, first_stage_of
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -199,13 +199,9 @@ def predictability(
 
 def opened(source: Path, what: What) -> tuple[Path, Network]:
     """A network on its device, and its run or file without a step."""
-    source, step = split_step(source, what.options.step)
-    options = what.options
-    network = open_network(
-        source, step=step, weights=options.weights, num_heads=options.num_heads, kind=options.kind
-    )
+    network = what.options.open(source)
     network.model.to(what.device)
-    return source, network
+    return split_step(source)[0], network
 
 
 def images_of(
