@@ -25,7 +25,7 @@ from torch import Tensor
 from sra2cli import __version__
 from sra2cli.core import console, pictures
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.core.files import hold, is_full, listing_digest, sync, write_atomically
+from sra2cli.core.files import hold, is_full, listing_digest, sync, write_json
 from sra2cli.core.processes import Group
 from sra2cli.data.images import center_crop
 from sra2cli.evaluation.extractors import Collected, Collector, Extractor, Wanted
@@ -101,7 +101,7 @@ class NetworkJudge:
                 fake, seen = parts.collect(str(source), labels)
                 row = judged.result(seen, fake, labels=labels, how=about)
                 row |= {"file": str(file), "asked": asked}
-                write_atomically(file, json.dumps(row, indent=1) + "\n")
+                write_json(file, row)
                 parts.remove()
         row = group.share(row)
         assert row is not None
@@ -155,10 +155,7 @@ class Parts:
         if self.crop is not None and resized:
             images = np.stack([center_crop(Image.fromarray(i), self.crop) for i in images])
         if part[0] == 0:
-            sheet = pictures.grid(list(images[:100]), columns=10)
-            scratch = self.preview.with_name(f"{self.preview.name}.partial")
-            sheet.save(scratch, format="png")
-            scratch.replace(self.preview)
+            pictures.save(pictures.grid(list(images[:100]), columns=10), self.preview)
         found = self.extractor.run(images)
         kept = {name: found[name].cpu().contiguous() for name in self.kept}
         about = {"pixels": hashlib.sha256(images.tobytes()).hexdigest()}

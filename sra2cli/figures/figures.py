@@ -1,6 +1,5 @@
 """sra2 figures: what a network's tokens hold, as pictures (the paper's Figure 2, and a probe)."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 from sra2cli.core import console, pictures
 from sra2cli.core.environment import environment
 from sra2cli.core.errors import SetupError
-from sra2cli.core.files import write_atomically
+from sra2cli.core.files import write_json
 from sra2cli.encoders.first_stage import FirstStage
 from sra2cli.figures import linear_probe
 from sra2cli.figures.linear_probe import Sums
@@ -160,7 +159,7 @@ def probe(
     pictures.probe_sheet(panels, file)
     numbers = file.with_suffix(".json")
     found = {"results": results, "seed": what.seed, "environment": environment(what.device)}
-    write_atomically(numbers, json.dumps(found, indent=1) + "\n")
+    write_json(numbers, found)
     return {"picture": str(file), "file": str(numbers), "results": results}
 
 

@@ -14,7 +14,7 @@ from sra2cli.config.settings import Precision
 from sra2cli.core import console, pictures, processes
 from sra2cli.core.environment import environment
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.core.files import write_atomically
+from sra2cli.core.files import write_json
 from sra2cli.core.processes import Group
 from sra2cli.data import npz
 from sra2cli.encoders.first_stage import FirstStage
@@ -188,7 +188,7 @@ def fill(out: Path, drawing: Drawing, group: Group) -> None:
 
     def keep(part: Sequence[int], images: np.ndarray) -> None:
         for i, image in zip(part, images, strict=True):
-            save_png(image_file(out, i), image)
+            pictures.save(Image.fromarray(image), image_file(out, i))
 
     drawing.fill("sample", parts, keep, group)
 
@@ -205,7 +205,7 @@ def finish(out: Path, drawing: Drawing, device: str) -> None:
     if drawing.options.npz:
         write_npz(out, num)
     done = {"complete": True, "labels": drawing.labels, "environment": environment(device)}
-    write_atomically(out / "samples.json", json.dumps({**drawing.about, **done}, indent=1) + "\n")
+    write_json(out / "samples.json", {**drawing.about, **done})
 
 
 def write_npz(out: Path, num: int) -> None:
@@ -254,15 +254,8 @@ def prepare(out: Path, about: dict[str, Any]) -> None:
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SetupError(f"{out} is not empty: choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(record, json.dumps({**about, "complete": False}, indent=1) + "\n")
+    write_json(record, {**about, "complete": False})
 
 
 def image_file(out: Path, index: int) -> Path:
     return out / f"{index:06d}.png"
-
-
-def save_png(path: Path, image: np.ndarray) -> None:
-    """Write one PNG so that a kill leaves none or a whole one."""
-    scratch = path.with_suffix(".partial")
-    Image.fromarray(image).save(scratch, format="png")
-    scratch.replace(path)
