@@ -15,7 +15,7 @@ from PIL import Image
 
 from sra2cli.core import console, pictures
 from sra2cli.core.environment import environment
-from sra2cli.core.files import write_atomically
+from sra2cli.core.files import write_atomically, write_json
 from sra2cli.data import digits
 from sra2cli.evaluation.digits_classifier import TRAINED_ON
 from sra2cli.runs.run import Run
@@ -124,7 +124,7 @@ def report(out: Path, results: dict[str, Any]) -> None:
         )
         for row in sorted(rows, key=lambda row: row["steps"])
     ]
-    write_atomically(out / "results.json", json.dumps(results, indent=1) + "\n")
+    write_json(out / "results.json", results)
     write_atomically(out / "report.md", _report_text(cells, steps, results))
     console.print_table("digits: SiT against SiT + SRA 2", HEADER, cells)
     console.say(f"report: {out / 'report.md'}   pictures: {out / f'samples-step{steps[-1]}.png'}")

@@ -680,7 +680,7 @@ def undrawn(monkeypatch):
     def drawn(*_, **__):
         raise AssertionError("images were drawn")
 
-    monkeypatch.setattr("sra2cli.evaluation.network_judge.draw", drawn)
+    monkeypatch.setattr("sra2cli.sampling.sample.draw", drawn)
 
 
 @pytest.mark.parametrize("options", [[], ["--metrics", "fd-digits"]])

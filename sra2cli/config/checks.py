@@ -1,6 +1,7 @@
 """Types of settings that say what values they take; a fault ends the sentence "'train.lr' ..."."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
@@ -26,28 +27,15 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _above_0(value: float) -> float:
-    if value <= 0:
-        raise ValueError(f"must be above 0, not {value}")
-    return value
+def _where(holds: Callable[[Any], bool], otherwise: str) -> AfterValidator:
+    """Takes the values for which `holds`; another is refused with `otherwise` and the value."""
 
+    def check(value: Any) -> Any:
+        if not holds(value):
+            raise ValueError(f"{otherwise} {value}")
+        return value
 
-def _not_negative(value: float) -> float:
-    if value < 0:
-        raise ValueError(f"must not be negative, but is {value}")
-    return value
-
-
-def _fraction(value: float) -> float:
-    if not 0 <= value < 1:
-        raise ValueError(f"lies in [0, 1), not {value}")
-    return value
-
-
-def _seed(value: int) -> int:
-    if not 0 <= value < 2**63:
-        raise ValueError(f"lies in [0, 2^63), not {value}")
-    return value
+    return AfterValidator(check)
 
 
 def _pair(value: Any) -> Any:
@@ -70,14 +58,17 @@ def _until(value: int | str | None) -> int | str | None:
     raise ValueError(f"is a number of steps, as 100000, or of epochs, as 80ep; not {value!r}")
 
 
+ABOVE_0 = _where(lambda v: v > 0, "must be above 0, not")
+NOT_NEGATIVE = _where(lambda v: v >= 0, "must not be negative, but is")
+
 Whole = Annotated[int, Strict()]
-Count = Annotated[Whole, AfterValidator(_above_0)]  # 1, 2, ...
-Natural = Annotated[Whole, AfterValidator(_not_negative)]  # 0, 1, ...
-Seed = Annotated[Whole, AfterValidator(_seed)]
+Count = Annotated[Whole, ABOVE_0]  # 1, 2, ...
+Natural = Annotated[Whole, NOT_NEGATIVE]  # 0, 1, ...
+Seed = Annotated[Whole, _where(lambda v: 0 <= v < 2**63, "lies in [0, 2^63), not")]
 Number = Annotated[float, Strict(), BeforeValidator(_number)]
-Positive = Annotated[Number, AfterValidator(_above_0)]
-NotNegative = Annotated[Number, AfterValidator(_not_negative)]
-Fraction = Annotated[Number, AfterValidator(_fraction)]
+Positive = Annotated[Number, ABOVE_0]
+NotNegative = Annotated[Number, NOT_NEGATIVE]
+Fraction = Annotated[Number, _where(lambda v: 0 <= v < 1, "lies in [0, 1), not")]
 Flag = Annotated[bool, Strict()]
 Fractions = Annotated[tuple[Fraction, Fraction], BeforeValidator(_pair)]
 Window = Annotated[tuple[Number, Number], BeforeValidator(_pair), AfterValidator(_window)]

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import glob
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,6 +29,11 @@ def write_atomically(path: Path, text: str) -> None:
     scratch.write_text(text)
     sync(scratch)
     os.replace(scratch, path)
+
+
+def write_json(path: Path, value: Any, *, indent: int = 1) -> None:
+    """A small JSON file, whole as by `write_atomically`."""
+    write_atomically(path, json.dumps(value, indent=indent) + "\n")
 
 
 def file_digest(path: Path) -> str:

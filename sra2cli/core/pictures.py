@@ -25,6 +25,13 @@ def named(axis: Any, x: str, y: str) -> None:
     axis.grid(alpha=0.3)
 
 
+def save(image: Image.Image, path: Path) -> None:
+    """As a PNG that is whole or not there."""
+    scratch = path.with_name(f"{path.name}.partial")
+    image.save(scratch, format="png")
+    scratch.replace(path)
+
+
 def grid(images: Sequence[np.ndarray], *, columns: int, margin: int = 2) -> Image.Image:
     """Images (H, W, 3) uint8, row by row, on white."""
     height, width = images[0].shape[:2]

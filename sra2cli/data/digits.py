@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sra2cli.core import pictures
+
 ASSETS = Path(__file__).parents[1] / "assets"
 RESOLUTION = 32
 FIRST_STAGE = "cace73639a0a5d76"  # fingerprint of the packaged one
@@ -36,6 +38,4 @@ def write_folder(root: Path) -> None:
         path = root / str(label) / f"{i:04d}.png"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = path.with_suffix(".tmp")
-            Image.fromarray(image).save(scratch, format="png")
-            scratch.replace(path)
+            pictures.save(Image.fromarray(image), path)

@@ -9,7 +9,6 @@ from sra2cli.core import console
 from sra2cli.core.errors import SetupError
 from sra2cli.data.sources import Source
 from sra2cli.data.store import Store
-from sra2cli.data.store_info import StoreInfo
 from sra2cli.models.build import shape_of
 
 
@@ -75,8 +74,7 @@ def _refuse_others(recipe: Recipe, store: Store) -> None:
 
 def _check_features(recipe: Recipe, encoder: str, store: Store) -> None:
     """Refuse a store without the encoder features that a method needs."""
-    info: StoreInfo = store.info
-    shape = shape_of(recipe)
+    info, shape = store.info, shape_of(recipe)
     name = next(n for n, s in recipe.align.items() if "features" in s.needs)
     if not info.encoder:
         raise SetupError(

@@ -49,15 +49,10 @@ class Vae(FirstStage):
 
     @cached_property
     def decoder(self) -> str:
-        """Hash of post_quant_conv and decoder, which decide the images."""
         return weights_fingerprint(self.model.state_dict(), DECODES)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """uint8 images (B, H, W, 3) → moments mean‖std (B, 2C, h, w), float32, unscaled.
-
-        In fp32 without TF32, which would cost three digits.
-        """
         x = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 127.5 - 1
         with full_precision():
             posterior = self.model.encode(x.to(self.dtype)).latent_dist
@@ -65,7 +60,6 @@ class Vae(FirstStage):
 
     @torch.no_grad()
     def decode(self, z: Tensor, *, rounding: Rounding = "truncate") -> np.ndarray:
-        """Scaled latents (B, C, h, w) → uint8 images (B, H, W, 3)."""
         with full_precision():
             raw = unscaled(z.to(self.device).float(), scale=self.scale, shift=self.shift)
             x = self.model.decode(raw).sample
@@ -79,15 +73,7 @@ def load_vae(
     offline: bool = False,
     precision: EncodePrecision = "fp32",
 ) -> Vae:
-    """Load a VAE: "digits" (packaged), a folder as diffusers saves it, or a hub name.
-
-    Args:
-        offline: never touch the network; a hub name must then be in the local cache.
-        precision: of the encoder.
-
-    Raises:
-        SetupError: it is not there, or is not an AutoencoderKL.
-    """
+    """As `open_first_stage`; a folder is one as diffusers saves it."""
     from diffusers import AutoencoderKL
     from diffusers.utils import logging
 

@@ -10,14 +10,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -26,16 +25,14 @@ from torch import Tensor
 from sra2cli import __version__
 from sra2cli.core import console, pictures
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.core.files import hold, is_full, listing_digest, sync, write_atomically
+from sra2cli.core.files import hold, is_full, listing_digest, sync, write_json
 from sra2cli.core.processes import Group
 from sra2cli.data.images import center_crop
-from sra2cli.encoders.first_stage import FirstStage
 from sra2cli.evaluation.extractors import Collected, Collector, Extractor, Wanted
 from sra2cli.evaluation.image_sets import Seen
 from sra2cli.evaluation.judge import Judge, Judging
-from sra2cli.runs.network import Network, open_network
-from sra2cli.sampling.draw import draw
-from sra2cli.sampling.sample import Options, default_name, describe, first_stage_of
+from sra2cli.runs.network import Network
+from sra2cli.sampling.sample import Drawing, Options, plan
 from sra2cli.sampling.settings import Sampling
 
 
@@ -78,23 +75,13 @@ class NetworkJudge:
         if num < 2:
             raise SetupError(f"--num is at least 2, not {num}: statistics need two images")
         group, judging, judged = self.group, self.judging, self.judged
-        network = open_network(
-            source,
-            step=options.step,
-            weights=options.weights,
-            num_heads=options.num_heads,
-            kind=options.kind,
-            verify=group.main,
-        )
-        sampling.check(network.model.shape)
-        vae = first_stage_of(network, options, device=group.device)
-        about = describe(source, network, vae, num, sampling, options)
+        drawing = plan(source, num, sampling, options, group)
+        about, labels = drawing.about, drawing.labels
         asked = {**about, "source": None, **fingerprints(judging)}
         asked |= {"metric": ",".join(judged.names), "network": judged.extractor.fingerprint}
         asked |= {"sra2": __version__}
-        name = f"{default_name(network, num, sampling, options)}-{digest_of(asked)}"
-        file = (out or results_folder(network)) / f"{name}.json"
-        labels = sampling.labels_of(range(num), network.model.shape)
+        folder = out or results_folder(drawing.network)
+        file = folder / f"{drawing.name}-{digest_of(asked)}.json"
         parts = Parts(file, num, judging, judged.extractor, judged.needed(labels))
         row: dict[str, Any] | None = group.share(known(file, asked) if group.main else None)
         if row is not None:
@@ -108,13 +95,13 @@ class NetworkJudge:
             if group.main:
                 _ = judged.reference  # what is missing is said before anything is drawn
             group.wait()
-            parts.fill(network, vae, sampling, options, group)
+            parts.fill(drawing, group)
             group.wait()
             if group.main:
                 fake, seen = parts.collect(str(source), labels)
                 row = judged.result(seen, fake, labels=labels, how=about)
                 row |= {"file": str(file), "asked": asked}
-                write_atomically(file, json.dumps(row, indent=1) + "\n")
+                write_json(file, row)
                 parts.remove()
         row = group.share(row)
         assert row is not None
@@ -153,41 +140,22 @@ class Parts:
         with hold(self.folder / ".lock", busy):
             yield
 
-    def file(self, part: range) -> Path:
-        return self.folder / f"{part.start:08d}.safetensors"
+    def file(self, part: Sequence[int]) -> Path:
+        return self.folder / f"{part[0]:08d}.safetensors"
 
-    def fill(
-        self, network: Network, vae: FirstStage, sampling: Sampling, options: Options, group: Group
-    ) -> None:
+    def fill(self, drawing: Drawing, group: Group) -> None:
         """Draw the missing parts that are this process's."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        model = network.model.to(group.device)
-        if options.compile:
-            torch.compiler.reset()  # of a point before
-            model.compile_blocks()
         missing = [part for part in self.parts if not self.file(part).exists()]
-        group.wait()  # all share out the same list
-        done = self.num - sum(map(len, missing))
-        with console.progress("draw and judge", self.num, start=done) as bar:
-            for part in missing[group.rank :: group.count]:
-                self.write(
-                    part,
-                    draw(
-                        model, vae, part, sampling, kind=network.path, precision=options.precision
-                    ),
-                )
-                bar.advance(min(len(part) * group.count, self.num))
+        drawing.fill("draw and judge", missing, self.write, group)
 
-    def write(self, part: range, images: np.ndarray) -> None:
+    def write(self, part: Sequence[int], images: np.ndarray) -> None:
         """The features of one part, whole or not at all."""
         resized = self.crop is not None and images.shape[1] != self.crop
         if self.crop is not None and resized:
             images = np.stack([center_crop(Image.fromarray(i), self.crop) for i in images])
-        if part.start == 0:
-            sheet = pictures.grid(list(images[:100]), columns=10)
-            scratch = self.preview.with_name(f"{self.preview.name}.partial")
-            sheet.save(scratch, format="png")
-            scratch.replace(self.preview)
+        if part[0] == 0:
+            pictures.save(pictures.grid(list(images[:100]), columns=10), self.preview)
         found = self.extractor.run(images)
         kept = {name: found[name].cpu().contiguous() for name in self.kept}
         about = {"pixels": hashlib.sha256(images.tobytes()).hexdigest()}

@@ -270,22 +270,15 @@ Encoded = tuple[Chunk, dict[str, Tensor]]
 
 
 def encoded(job: Job, rows: list[range], workers: int) -> Iterator[Encoded]:
-    """Chunks and what is stored of them, in order."""
-    return one_ahead(job, reachable(decoded(job.chunks(rows), workers=workers)))
+    """Chunks and what is stored of them, in order; one more is always under way on the device.
 
-
-def reachable(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-    """The same; DataError where the source has vanished."""
-    for chunk in chunks:
+    Raises:
+        DataError: the source has vanished.
+    """
+    before: Encoded | None = None
+    for chunk in decoded(job.chunks(rows), workers=workers):
         if chunk.gone:
             raise gone(chunk.gone)
-        yield chunk
-
-
-def one_ahead(job: Job, chunks: Iterator[Chunk]) -> Iterator[Encoded]:
-    """One more is always under way on the device."""
-    before: Encoded | None = None
-    for chunk in chunks:
         values = job.encode(chunk.values) if chunk.rows else {}
         if before is not None:
             yield before

@@ -51,7 +51,7 @@ def latent_std(store: Store) -> torch.Tensor:
     return scaled_latents(moments, xi, scale=store.info.scale, shift=store.info.shift).std()
 
 
-def preview(path: Path, *, vae: str | None, device: str, offline: bool, seed: int = 0) -> Path:
+def preview(path: Path, *, vae: str | None, device: str, offline: bool) -> Path:
     """Decode a random grid of a store's posterior means to STORE.preview.png.
 
     Args:
@@ -61,7 +61,7 @@ def preview(path: Path, *, vae: str | None, device: str, offline: bool, seed: in
     first_stage = open_first_stage(vae or store.info.vae, device=device, offline=offline)
     first_stage.check_store(store.info.vae_fingerprint, store.info.vae, str(path))
     count = min(SHOWN, len(store))
-    chosen = np.sort(np.random.default_rng(seed).choice(len(store), count, replace=False))
+    chosen = np.sort(np.random.default_rng(0).choice(len(store), count, replace=False))
     moments = store.moments(chosen).float()
     z = scaled_latents(moments, None, scale=store.info.scale, shift=store.info.shift)
     images = [image for part in z.split(4) for image in first_stage.decode(part)]

@@ -1,6 +1,5 @@
 """sra2 figures: what a network's tokens hold, as pictures (the paper's Figure 2, and a probe)."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +12,14 @@ from torch import Tensor
 from sra2cli.core import console, pictures
 from sra2cli.core.environment import environment
 from sra2cli.core.errors import SetupError
-from sra2cli.core.files import write_atomically
+from sra2cli.core.files import write_json
 from sra2cli.encoders.first_stage import FirstStage
 from sra2cli.figures import linear_probe
 from sra2cli.figures.linear_probe import Sums
 from sra2cli.figures.tokens import Latents, encoded, noised, store_of, stored, tokens
 from sra2cli.models.layers import patchify
 from sra2cli.runs.naming import split_step
-from sra2cli.runs.network import Network, open_network
+from sra2cli.runs.network import Network
 from sra2cli.sampling.sample import Options, first_stage_of
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -160,7 +159,7 @@ def probe(
     pictures.probe_sheet(panels, file)
     numbers = file.with_suffix(".json")
     found = {"results": results, "seed": what.seed, "environment": environment(what.device)}
-    write_atomically(numbers, json.dumps(found, indent=1) + "\n")
+    write_json(numbers, found)
     return {"picture": str(file), "file": str(numbers), "results": results}
 
 
@@ -199,13 +198,9 @@ def predictability(
 
 def opened(source: Path, what: What) -> tuple[Path, Network]:
     """A network on its device, and its run or file without a step."""
-    source, step = split_step(source, what.options.step)
-    options = what.options
-    network = open_network(
-        source, step=step, weights=options.weights, num_heads=options.num_heads, kind=options.kind
-    )
+    network = what.options.open(source)
     network.model.to(what.device)
-    return source, network
+    return split_step(source)[0], network
 
 
 def images_of(

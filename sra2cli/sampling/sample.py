@@ -1,18 +1,20 @@
 """sra2 sample: run or checkpoint → images."""
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from sra2cli.config.settings import Precision
 from sra2cli.core import console, pictures, processes
 from sra2cli.core.environment import environment
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.core.files import write_atomically
+from sra2cli.core.files import write_json
 from sra2cli.core.processes import Group
 from sra2cli.data import npz
 from sra2cli.encoders.first_stage import FirstStage
@@ -45,6 +47,100 @@ class Options:
     kind: str | None = None
     offline: bool = False
 
+    def open(self, source: Path, *, verify: bool = True) -> Network:
+        """The network to draw from; verify: as `open_network` takes it."""
+        return open_network(
+            source,
+            step=self.step,
+            weights=self.weights,
+            num_heads=self.num_heads,
+            kind=self.kind,
+            verify=verify,
+        )
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Images 0, 1, … num - 1 of a network, to be drawn in one way."""
+
+    source: Path
+    network: Network
+    first_stage: FirstStage
+    num: int
+    sampling: Sampling
+    options: Options
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """How they are made, for samples.json."""
+        network, vae = self.network, self.first_stage
+        return {
+            "source": str(self.source),
+            **network.about,
+            "num": self.num,
+            "sampling": self.sampling.to_dict(),
+            "path": network.path,
+            "vae": {"name": vae.name, "fingerprint": vae.fingerprint, "decoder": vae.decoder},
+            "heads": network.model.config.to_dict().get("heads"),
+            "precision": self.options.precision,
+            "compiled": self.options.compile,
+            "device": vae.device.type,
+            "classes": network.model.shape.classes,
+        }
+
+    @property
+    def name(self) -> str:
+        """Of a folder, so that it tells sets of one run apart."""
+        network, sampling, plain = self.network, self.sampling, Sampling()
+        parts = [] if network.step is None else [f"step{network.step:07d}"]
+        parts += [f"{sampling.solver}{sampling.steps}", f"cfg{sampling.cfg:g}"]
+        if sampling.interval != plain.interval:
+            parts.append(f"{sampling.interval[0]:g}to{sampling.interval[1]:g}")
+        if sampling.cfg_channels is not None:
+            parts.append(f"channels{sampling.cfg_channels}")
+        if sampling.labels != plain.labels:
+            parts.append(sampling.labels.replace(",", "-")[:20])
+        if network.about["weights"] == "model":
+            parts.append("model")
+        if self.options.precision != "fp32":
+            parts.append(self.options.precision)
+        return "-".join([*parts, f"n{self.num}", f"seed{sampling.seed}"])
+
+    @property
+    def labels(self) -> list[int] | None:
+        """Of each image; None for an unconditional model."""
+        return self.sampling.labels_of(range(self.num), self.network.model.shape)
+
+    def fill(
+        self,
+        what: str,
+        missing: Sequence[Sequence[int]],
+        keep: Callable[[Sequence[int], np.ndarray], None],
+        group: Group,
+    ) -> None:
+        """Draw those of the missing parts that are this process's; `keep` each with its images."""
+        model, kind, precision = self.network.model, self.network.path, self.options.precision
+        model.to(group.device)
+        if self.options.compile:
+            torch.compiler.reset()  # of a network before
+            model.compile_blocks()
+        group.wait()  # all share out the same list
+        with console.progress(what, self.num, start=self.num - sum(map(len, missing))) as bar:
+            for part in missing[group.rank :: group.count]:
+                images = draw(
+                    model, self.first_stage, part, self.sampling, kind=kind, precision=precision
+                )
+                keep(part, images)
+                bar.advance(min(len(part) * group.count, self.num))
+
+
+def plan(source: Path, num: int, sampling: Sampling, options: Options, group: Group) -> Drawing:
+    """What is to be drawn, checked. Raises as `sample`."""
+    network = options.open(source, verify=group.main)
+    sampling.check(network.model.shape)
+    vae = first_stage_of(network, options, device=group.device)
+    return Drawing(source, network, vae, num, sampling, options)
+
 
 def sample(
     source: Path,
@@ -70,94 +166,46 @@ def sample(
     if num < 1 or options.batch < 1:
         raise SetupError("--num and --batch must be above 0")
     with processes.group(device) as group:
-        network = open_network(
-            source,
-            step=options.step,
-            weights=options.weights,
-            num_heads=options.num_heads,
-            kind=options.kind,
-            verify=group.main,
-        )
-        sampling.check(network.model.shape)
-        vae = first_stage_of(network, options, device=group.device)
-        about = describe(source, network, vae, num, sampling, options)
-        out = out or network.samples / default_name(network, num, sampling, options)
+        drawing = plan(source, num, sampling, options, group)
+        about = drawing.about
+        out = out or drawing.network.samples / drawing.name
         if group.main:
             prepare(out, about)
         group.wait()
-        fill(out, num, network, vae, sampling, options, group)
+        fill(out, drawing, group)
         group.wait()
         if group.main:
-            labels = sampling.labels_of(range(num), network.model.shape)
-            finish(out, about, labels, options, group.device)
+            finish(out, drawing, group.device)
         group.wait()
         return {**about, "out": str(out), "grid": str(out / "grid.png")}
 
 
-def describe(
-    source: Path, network: Network, vae: FirstStage, num: int, sampling: Sampling, options: Options
-) -> dict[str, Any]:
-    """How the samples are made, for samples.json."""
-    return {
-        "source": str(source),
-        **network.about,
-        "num": num,
-        "sampling": sampling.to_dict(),
-        "path": network.path,
-        "vae": {"name": vae.name, "fingerprint": vae.fingerprint, "decoder": vae.decoder},
-        "heads": network.model.config.to_dict().get("heads"),
-        "precision": options.precision,
-        "compiled": options.compile,
-        "device": vae.device.type,
-        "classes": network.model.shape.classes,
-    }
-
-
-def fill(
-    out: Path,
-    num: int,
-    network: Network,
-    vae: FirstStage,
-    sampling: Sampling,
-    options: Options,
-    group: Group,
-) -> None:
+def fill(out: Path, drawing: Drawing, group: Group) -> None:
     """Draw the missing images that are this process's."""
-    model = network.model.to(group.device)
-    if options.compile:
-        model.compile_blocks()
-    missing = [i for i in range(num) if not image_file(out, i).exists()]
-    group.wait()  # all share out the same list
-    parts = [missing[k : k + options.batch] for k in range(0, len(missing), options.batch)]
-    with console.progress("sample", num, start=num - len(missing)) as bar:
-        for part in parts[group.rank :: group.count]:
-            images = draw(
-                model, vae, part, sampling, kind=network.path, precision=options.precision
-            )
-            for i, image in zip(part, images, strict=True):
-                save_png(image_file(out, i), image)
-            bar.advance(len(part) * group.count)
+    missing = [i for i in range(drawing.num) if not image_file(out, i).exists()]
+    batch = drawing.options.batch
+    parts = [missing[k : k + batch] for k in range(0, len(missing), batch)]
+
+    def keep(part: Sequence[int], images: np.ndarray) -> None:
+        for i, image in zip(part, images, strict=True):
+            pictures.save(Image.fromarray(image), image_file(out, i))
+
+    drawing.fill("sample", parts, keep, group)
 
 
-def finish(
-    out: Path,
-    about: dict[str, Any],
-    labels: list[int] | None,
-    options: Options,
-    device: str,
-) -> None:
+def finish(out: Path, drawing: Drawing, device: str) -> None:
     """The grid, the .npz if asked for, and a record that says it is complete."""
-    num = about["num"]
+    num = drawing.num
     missing = [i for i in range(num) if not image_file(out, i).exists()]
     if missing:
         raise DataError(f"{image_file(out, missing[0])} is missing: run the same command again")
     shown = [np.asarray(Image.open(image_file(out, i))) for i in range(min(num, GRID))]
     columns = 10 if len(shown) >= 20 else max(1, round(len(shown) ** 0.5))
     pictures.grid(shown, columns=columns).save(out / "grid.png")
-    if options.npz:
+    if drawing.options.npz:
         write_npz(out, num)
-    done = {**about, "complete": True, "labels": labels, "environment": environment(device)}
-    write_atomically(out / "samples.json", json.dumps(done, indent=1) + "\n")
+    done = {"complete": True, "labels": drawing.labels, "environment": environment(device)}
+    write_json(out / "samples.json", {**drawing.about, **done})
 
 
 def write_npz(out: Path, num: int) -> None:
@@ -187,24 +235,6 @@ def first_stage_of(network: Network, options: Options, *, device: str) -> FirstS
     return vae
 
 
-def default_name(network: Network, num: int, sampling: Sampling, options: Options) -> str:
-    """A folder name that tells sample sets of one run apart."""
-    plain = Sampling()
-    parts = [] if network.step is None else [f"step{network.step:07d}"]
-    parts += [f"{sampling.solver}{sampling.steps}", f"cfg{sampling.cfg:g}"]
-    if sampling.interval != plain.interval:
-        parts.append(f"{sampling.interval[0]:g}to{sampling.interval[1]:g}")
-    if sampling.cfg_channels is not None:
-        parts.append(f"channels{sampling.cfg_channels}")
-    if sampling.labels != plain.labels:
-        parts.append(sampling.labels.replace(",", "-")[:20])
-    if network.about["weights"] == "model":
-        parts.append("model")
-    if options.precision != "fp32":
-        parts.append(options.precision)
-    return "-".join([*parts, f"n{num}", f"seed{sampling.seed}"])
-
-
 def prepare(out: Path, about: dict[str, Any]) -> None:
     """Make the folder, or take it up again if it holds samples made in this very way."""
     record = out / "samples.json"
@@ -224,15 +254,8 @@ def prepare(out: Path, about: dict[str, Any]) -> None:
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SetupError(f"{out} is not empty: choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(record, json.dumps({**about, "complete": False}, indent=1) + "\n")
+    write_json(record, {**about, "complete": False})
 
 
 def image_file(out: Path, index: int) -> Path:
     return out / f"{index:06d}.png"
-
-
-def save_png(path: Path, image: np.ndarray) -> None:
-    """Write one PNG so that a kill leaves none or a whole one."""
-    scratch = path.with_suffix(".partial")
-    Image.fromarray(image).save(scratch, format="png")
-    scratch.replace(path)

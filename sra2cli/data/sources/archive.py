@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.data.sources.layout import DATASET, Source, is_image, lay_out, whole_numbers
+from sra2cli.data.sources.layout import (
+    DATASET,
+    FileReader,
+    Source,
+    is_image,
+    lay_out,
+    whole_numbers,
+)
 
 DAMAGED = (zipfile.BadZipFile, RuntimeError, EOFError, zlib.error, lzma.LZMAError, ValueError)
 LABEL_FILES = (".cls", ".json")  # beside the image of a WebDataset sample
@@ -30,33 +37,19 @@ def open_zip(path: Path) -> Source:
     except DAMAGED as error:
         raise DataError(f"{path} is damaged or not a zip file: {error}") from None
     layout = lay_out(path, [name[len(prefix) :] for name in names], labels)
-    return Source(
-        path,
-        layout.names,
-        layout.labels,
-        layout.class_names,
-        ZipReader(path, [names[i] for i in layout.order]),
-        layout.kind,
-        layout.ignored,
-    )
+    return layout.source(path, ZipReader(path, [names[i] for i in layout.order]))
 
 
-class ZipReader:
-    """Reads an entry by its number, with a file of its own in each process."""
+class ZipReader(FileReader):
+    """Reads an entry by its number."""
 
-    def __init__(self, path: Path, entries: list[str]):
-        self.path, self.entries = path, entries
-        self._file: zipfile.ZipFile | None = None
-        self._pid = 0
-
-    def __getstate__(self) -> dict[str, object]:
-        return {"path": self.path, "entries": self.entries, "_file": None, "_pid": 0}
+    def open(self) -> zipfile.ZipFile:
+        return zipfile.ZipFile(self.path)
 
     def __call__(self, index: int) -> bytes:
-        if self._file is None or self._pid != os.getpid():
-            self._file, self._pid = zipfile.ZipFile(self.path), os.getpid()
+        file: zipfile.ZipFile = self.file
         try:
-            return self._file.read(self.entries[index])
+            return file.read(self.names[index])
         except DAMAGED as error:
             raise DataError(f"damaged in the zip file: {error}") from None
 
@@ -121,16 +114,7 @@ def open_tars(root: Path, shards: list[Path]) -> Source:
         inside = [i for i, name in enumerate(names) if name.startswith(prefix)]
         members = [members[i] for i in inside]
         layout = lay_out(root, [names[i][len(prefix) :] for i in inside], labels)
-    ordered = TarReader(shards, [members[i] for i in layout.order])
-    return Source(
-        root,
-        layout.names,
-        layout.labels,
-        layout.class_names,
-        ordered,
-        layout.kind,
-        layout.ignored,
-    )
+    return layout.source(root, TarReader(shards, [members[i] for i in layout.order]))
 
 
 def check_end(shard: Path, tar: tarfile.TarFile) -> None:

@@ -15,15 +15,7 @@ def open_folder(root: Path) -> Source:
     layout = lay_out(root, names, dataset.read_bytes() if dataset.is_file() else None)
     if layout.class_names:
         _refuse_empty(root, layout.class_names)
-    return Source(
-        root,
-        layout.names,
-        layout.labels,
-        layout.class_names,
-        FolderReader(root, layout.names),
-        layout.kind,
-        layout.ignored,
-    )
+    return layout.source(root, FolderReader(root, layout.names))
 
 
 def _refuse_empty(root: Path, class_names: list[str]) -> None:

@@ -1,6 +1,5 @@
 """HDF5 files with one key per image (REPA-E): encoded images, or moments as arrays."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import h5py
 import numpy as np
 
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.data.sources.layout import DATASET, Source, lay_out
+from sra2cli.data.sources.layout import DATASET, FileReader, Source, lay_out
 
 
 def open_hdf5(path: Path) -> Source:
@@ -18,7 +17,9 @@ def open_hdf5(path: Path) -> Source:
         with h5py.File(path, "r", locking=False) as file:
             if "format" in file.attrs:
                 raise SetupError(f"{path} is a latent store already")
-            file.visititems(lambda name, item: names.append(name) if _is_data(item) else None)
+            file.visititems(
+                lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None
+            )
             dataset = _bytes(file[DATASET]) if DATASET in file else None
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
@@ -26,40 +27,22 @@ def open_hdf5(path: Path) -> Source:
     if dataset is None:
         dataset = _beside(path)
     layout = lay_out(path, sorted(names), dataset)
-    return Source(
-        path,
-        layout.names,
-        layout.labels,
-        layout.class_names,
-        Hdf5Reader(path, layout.names),
-        layout.kind,
-        layout.ignored,
-    )
+    return layout.source(path, Hdf5Reader(path, layout.names))
 
 
-class Hdf5Reader:
-    """Reads a key by its number, with a handle of its own in each process."""
+class Hdf5Reader(FileReader):
+    """Reads a key by its number."""
 
-    def __init__(self, path: Path, names: list[str]):
-        self.path, self.names = path, names
-        self._file: Any = None
-        self._pid = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_file": None, "_pid": 0}
+    def open(self) -> Any:
+        return h5py.File(self.path, "r", locking=False)
 
     def __call__(self, index: int) -> bytes | np.ndarray:
-        if self._file is None or self._pid != os.getpid():
-            self._file, self._pid = h5py.File(self.path, "r", locking=False), os.getpid()
+        file = self.file
         try:
-            item = self._file[self.names[index]]
+            item = file[self.names[index]]
             return np.asarray(item) if self.names[index].endswith(".npy") else _bytes(item)
         except (KeyError, RuntimeError) as error:
             raise DataError(f"damaged in the HDF5 file: {error}") from None
-
-
-def _is_data(item: Any) -> bool:
-    return isinstance(item, h5py.Dataset)
 
 
 def _bytes(item: Any) -> bytes:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -106,6 +107,27 @@ class Source:
             return list(pool.map(named, indices))
 
 
+class FileReader(ABC):
+    """Reads an entry of one file by its number, with a handle of its own in each process."""
+
+    def __init__(self, path: Path, names: list[str]):
+        self.path, self.names = path, names
+        self._file: Any = None
+        self._pid = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_file": None, "_pid": 0}
+
+    @abstractmethod
+    def open(self) -> Any: ...
+
+    @property
+    def file(self) -> Any:
+        if self._file is None or self._pid != os.getpid():
+            self._file, self._pid = self.open(), os.getpid()
+        return self._file
+
+
 def is_image(name: str) -> bool:
     """By its suffix."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
@@ -121,6 +143,12 @@ class Layout:
     class_names: list[str]
     kind: Literal["images", "latents"]
     ignored: list[str]
+
+    def source(self, root: Path, reader: Callable[[int], bytes | np.ndarray]) -> Source:
+        """These images. reader: gives what is stored of one, by its place in `names`."""
+        return Source(
+            root, self.names, self.labels, self.class_names, reader, self.kind, self.ignored
+        )
 
 
 def lay_out(
