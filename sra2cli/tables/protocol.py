@@ -39,7 +39,7 @@ class How:
 
     seeds: runs of each cell. shard: (i, n), this command's share of the cells, 1 <= i <= n.
     jobs: cells at a time; None: one; on the digits, one for each core.
-    The rest are options of `sra2 eval`.
+    dry_run: run nothing, say what there is to run. The rest are options of `sra2 eval`.
     """
 
     seeds: int = 1
@@ -56,6 +56,7 @@ class How:
     device: str | None = None
     processes: int | None = None
     offline: bool = False
+    dry_run: bool = False
 
 
 def on_digits(recipe: Recipe) -> bool:
@@ -81,7 +82,7 @@ def common_options(base: Recipe, how: How) -> list[str]:
 
 @contextlib.contextmanager
 def store_for(
-    base: Recipe, how: How, data: Path | None, out: Path, *, dry_run: bool
+    base: Recipe, how: How, data: Path | None, out: Path
 ) -> Iterator[tuple[Store, Recipe]]:
     """The store, checked against recipe and VAE, and the recipe as it fits it.
 
@@ -92,7 +93,7 @@ def store_for(
             if not on_digits(base):
                 raise SetupError("--data: a latent store, from `sra2 extract`")
             data = out / "digits.h5"
-            if dry_run and not data.exists():
+            if how.dry_run and not data.exists():
                 out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             data = make_digits(out)
         store = Store(data)
@@ -226,20 +227,19 @@ def gpu_slots(jobs: int, how: How) -> list[Mapping[str, str]]:
 
 def differences(base: Recipe, judged: Judged, store: Store) -> list[str]:
     """What is not as in the paper's Table 1, a line each: ours, and the paper's in brackets."""
-    found = [f"data: {len(store):,} images of {store.path} (paper: ImageNet)"]
-    found += of_recipe(base, OWN)
+    found = of_training(base, len(store), store.path, OWN)
     if judged.steps != (base.train.steps,):
         steps = ", ".join(f"{step:,}" for step in judged.steps)
         found.append(f"judged step: {steps} (paper: {load(paper.RECIPE).train.steps:,})")
     return [*found, *of_judging(judged)]
 
 
-def of_recipe(recipe: Recipe, ignore: Sequence[str]) -> list[str]:
-    """Settings that are not those of Table 1."""
-    return [
-        f"{key}: {ours} (paper: {'–' if theirs is None else theirs})"
-        for key, ours, theirs in differing(recipe, load(paper.RECIPE), ignore=ignore)
-    ]
+def of_training(recipe: Recipe, images: int, of: Path | str, ignore: Sequence[str]) -> list[str]:
+    """The data, and settings that are not those of Table 1."""
+    found = [f"data: {images:,} images of {of} (paper: ImageNet)"]
+    for key, ours, theirs in differing(recipe, load(paper.RECIPE), ignore=ignore):
+        found.append(f"{key}: {ours} (paper: {'–' if theirs is None else theirs})")
+    return found
 
 
 def of_judging(judged: Judged) -> list[str]:
