@@ -13,14 +13,14 @@ from sra2cli.config.settings import Recipe
 from sra2cli.core import console
 from sra2cli.core.errors import SetupError
 from sra2cli.core.files import held, listing_digest
-from sra2cli.data import digits, npz
+from sra2cli.data import digits
 from sra2cli.data.fitting import fitted
 from sra2cli.data.sources import open_source
 from sra2cli.data.store import Store
 from sra2cli.encoders.open import open_first_stage
 from sra2cli.evaluation import scores
 from sra2cli.evaluation.networks import NETWORKS, open_extractor
-from sra2cli.evaluation.reference import is_npz, lacks
+from sra2cli.evaluation.reference import check_reference, compared, is_npz, uncompared
 from sra2cli.extraction.encode import Options
 from sra2cli.extraction.extract import extract
 from sra2cli.models.build import shape_of
@@ -172,24 +172,14 @@ def judging(base: Recipe, how: How, steps: Sequence[int]) -> Judged:
 
 def check_judging(names: Sequence[str], how: How) -> None:
     """Refuse a missing reference, one that lacks something, and missing weights."""
-    compared = [name for name in names if scores.METRICS[name].needs != "score"]
     stands_in = NETWORKS[scores.METRICS[names[0]].network].knows is not None
-    if compared and how.ref is None and not stands_in:
-        raise SetupError(
-            f"{', '.join(compared)}: compared with what? Give --ref: an .npz as ADM's, or images"
-        )
+    if how.ref is None and compared(names) and not stands_in:
+        raise uncompared(compared(names), "images")
     if how.ref is not None and not is_npz(how.ref):
         open_source(Path(how.ref))
     elif how.ref is not None and not Path(how.ref).exists():
         raise SetupError(f"no reference {how.ref}")
-    extractor = open_extractor(names, how.weights, "cpu")
-    if how.ref is None or not is_npz(how.ref):
-        return
-    keys = npz.keys_of(Path(how.ref))
-    for name in compared:
-        missing = lacks(name, extractor, keys)
-        if missing:
-            raise SetupError(f"{how.ref} has no {missing}: {name} cannot be computed with it")
+    check_reference(how.ref, open_extractor(names, how.weights, "cpu"), names)
 
 
 def slots(base: Recipe, how: How) -> list[Mapping[str, str]]:
