@@ -3,7 +3,7 @@
 Three ask it: `sra2 eval` of images (evaluate), of a network (network_judge), and a training.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -136,9 +136,18 @@ class Judge:
             "metric": ",".join(names),
             **self.values(fake),
             **record(images, self.extractor, real, fake, labels),
-            "settings": settings(
-                names, crop=judging.crop, batch=judging.batch, distances=judging.distances
-            ),
+            "settings": {
+                "metrics": list(names),
+                "crop": judging.crop,
+                "batch": judging.batch,
+                "is_split": IS_SPLIT,
+                "neighbours": NEIGHBOURS,
+                "dtypes": {
+                    "features": "float32",
+                    "statistics": "float64",
+                    "distances": judging.distances,
+                },
+            },
             "warnings": caveats(names, self.extractor, images, fake, real, left_out=self.left_out),
             "how": how,
             "environment": environment("cpu" if self.extractor.classifies else self.device),
@@ -176,20 +185,6 @@ def choose(judging: Judging, first_stage: str | None, *, statistics_alone: bool)
     if statistics_alone:
         return ()
     raise uncompared(scores.PAPERS, "a folder of images; or --metrics is")
-
-
-def settings(
-    names: Sequence[str], *, crop: int | None, batch: int, distances: Distances
-) -> dict[str, Any]:
-    """What the numbers depend on, beside samples, reference and network."""
-    return {
-        "metrics": list(names),
-        "crop": crop,
-        "batch": batch,
-        "is_split": IS_SPLIT,
-        "neighbours": NEIGHBOURS,
-        "dtypes": {"features": "float32", "statistics": "float64", "distances": distances},
-    }
 
 
 def record(

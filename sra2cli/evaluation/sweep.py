@@ -17,7 +17,7 @@ from sra2cli.evaluation.judge import Judging
 from sra2cli.evaluation.network_judge import NetworkJudge, digest_of
 from sra2cli.evaluation.scores import with_accuracy
 from sra2cli.models.build import shape_of
-from sra2cli.runs.naming import folder_name, split_step
+from sra2cli.runs.naming import split_step
 from sra2cli.runs.run import Run
 from sra2cli.sampling.sample import Options
 from sra2cli.sampling.settings import Sampling
@@ -130,8 +130,8 @@ def refuse_early(source: Path, wanted: Sequence[Point], options: Options) -> Non
     for point in wanted:
         point.sampling.check(shape_of(run.recipe))
         step = options.step if point.step is None else point.step
-        if step is not None and not (run.path / "checkpoints" / folder_name(step)).is_dir():
-            run.checkpoint(step)  # says which there are
+        if step is not None:
+            run.folder_of(step)
 
 
 def first_stage_known(source: Path) -> str | None:
