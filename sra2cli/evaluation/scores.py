@@ -125,12 +125,7 @@ def values(
 ) -> dict[str, float]:
     """The metrics of samples against a reference, in the order asked for.
 
-    Args:
-        real: None where no metric needs one.
-        distances: type of the distances of precision and recall; float16 as ADM.
-
-    Raises:
-        DataError: too few images for neighbours.
+    real: None where no metric needs one. DataError: too few images for neighbours.
     """
     compared = Compared(fake, real, distances, device)
     return {name: METRICS[name].compute(compared, METRICS[name].feature) for name in names}

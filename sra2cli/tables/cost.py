@@ -109,7 +109,7 @@ def cost(
         found["clocks"] = {"before": before, "after": clocks(device)}
         result["measured"] = found
     file = out or (Path("runs") / "cost" / default_name(result, device) if measure else None)
-    result["file"] = None if file is None else str(file)
+    result["file"] = file and str(file)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps(result, indent=1) + "\n")

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from sra2cli.config.recipe import differing, load
 from sra2cli.config.settings import Recipe
 from sra2cli.core import console
@@ -66,8 +68,6 @@ def on_digits(recipe: Recipe) -> bool:
 
 def device_of(base: Recipe, how: How) -> str:
     """Of the cells' processes. The digits are trained on the CPU, as in the demo."""
-    import torch
-
     if how.device is not None:
         return how.device
     return "cuda" if torch.cuda.is_available() and not on_digits(base) else "cpu"
@@ -202,8 +202,6 @@ def slots(base: Recipe, how: How) -> list[Mapping[str, str]]:
 
 def gpu_slots(jobs: int, how: How) -> list[Mapping[str, str]]:
     """Every GPU for one job after the other, or a share for each of several."""
-    import torch
-
     if jobs == 1:
         return [{}]
     if how.device not in (None, "cuda") or how.processes is not None:
