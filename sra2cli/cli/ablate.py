@@ -91,20 +91,20 @@ def ablate(
             vae=vae,
             processes=processes,
             offline=offline,
+            dry_run=dry_run,
         )
         if runs:
             out = out or Path("runs") / "ablate-iterations"
-            found = room.iterations_of(runs, how, out=out, steps=chosen, dry_run=dry_run)
+            found = room.iterations_of(runs, how, out=out, steps=chosen)
         else:
             base = recipes.load(recipe or "b-sra2", overrides or [])
             out = out or Path("runs") / f"ablate-{base.name}"
-            common: dict[str, Any] = {"data": data, "out": out, "dry_run": dry_run}
             if axis == "iterations":
-                found = room.iterations(base, how, steps=chosen, **common)
+                found = room.iterations(base, how, data=data, out=out, steps=chosen)
             else:
                 names = AXES if axis == "all" else (axis,)
                 one = chosen[0] if chosen else None
-                found = room.ablate(names, base, how, values=values, step=one, **common)
+                found = room.ablate(names, base, how, data=data, out=out, values=values, step=one)
         show(found, json)
         room.raise_failed(found)
 

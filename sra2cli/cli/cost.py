@@ -50,7 +50,7 @@ def cost(
             device = pick_device(device)
             rows = room.counted(model, room.methods_with(baseline), resolution=resolution)
             if not json:  # at once; measuring takes minutes
-                show_counted(rows, model, resolution)
+                console.print_table(*room.counted_table(rows, model, resolution))
             result = room.cost(
                 rows,
                 model,
@@ -66,36 +66,20 @@ def cost(
             console.print_json(result)
             return
         if show is not None:
-            show_counted(result["counted"], result["model"], result["resolution"])
-        show_measured(result)
+            counted = room.counted_table(result["counted"], result["model"], result["resolution"])
+            console.print_table(*counted)
+        if result["measured"] is not None:
+            for table in room.measured_tables(result):
+                console.print_table(*table)
+            say_how(result["measured"])
         if show is None and result["file"] is not None:
             console.say(f"written: {result['file']}")
 
 
-def show_counted(rows: list[dict[str, Any]], model: str, resolution: int) -> None:
-    """The paper's column beside what the paper counted alone: XL/2 at 256 px."""
+def say_how(found: dict[str, Any]) -> None:
+    """What the measured percentages are of, and whether they are in the order of the MACs."""
     from sra2cli.core import console
-    from sra2cli.tables import cost as room
 
-    title = f"counted: {model}, {resolution} px, GMACs of a forward pass (the paper's GFLOPs)"
-    shown = len(room.COUNTED) - ((model, resolution) != ("XL/2", 256))
-    cells = [row[:shown] for row in room.counted_cells(rows)]
-    console.print_table(title, room.COUNTED[:shown], cells)
-
-
-def show_measured(result: dict[str, Any]) -> None:
-    from sra2cli.core import console
-    from sra2cli.tables import cost as room
-
-    found = result["measured"]
-    if found is None:
-        return
-    rows, title = found["rows"], room.measured_title(result)
-    console.print_table(
-        f"forward pass of training, {title}", room.FORWARD, room.forward_cells(rows)
-    )
-    header, cells = room.training_header(rows), room.training_cells(rows)
-    console.print_table("training steps, the same", header, cells)
     console.say(
         "percentages are against SiT's turns in the same rounds; the methods' own times were "
         "taken one after the other"

@@ -188,41 +188,34 @@ def listed(option: str, text: str | None, read: Callable[[str], T]) -> list[T]:
 def show_sweep(found: dict[str, Any], as_json: bool, swept: str) -> None:
     """A row a point, or all of it as JSON."""
     from sra2cli.core import console
+    from sra2cli.evaluation.scores import with_accuracy
 
     if as_json:
         console.print_json(found)
         return
-    names = list(found["rows"][0]["settings"]["metrics"])
-    told = all("accuracy" in row for row in found["rows"])
-    rows = [
-        (
-            row["point"],
-            *(f"{row[n]:.4f}" for n in names),
-            *([f"{row['accuracy']:.1%}"] if told else []),
-        )
-        for row in found["rows"]
-    ]
-    header = (swept, *names, *(["accuracy"] if told else []))
-    console.print_table(f"{found['rows'][0]['count']:,} samples a point", header, rows)
+    first = found["rows"][0]
+    names = with_accuracy(first["settings"]["metrics"], found["rows"])
+    rows = [(row["point"], *(number(n, row[n]) for n in names)) for row in found["rows"]]
+    console.print_table(f"{first['count']:,} samples a point", (swept, *names), rows)
     console.say(
         f"results: {found['file']}" + (f"   plot: {found['plot']}" if found["plot"] else "")
     )
 
 
+def number(name: str, value: float) -> str:
+    return f"{value:.1%}" if name == "accuracy" else f"{value:.4f}"
+
+
 def show(result: dict[str, Any], as_json: bool) -> None:
     """The metrics as a table, with what they were made of; or all of it as JSON."""
     from sra2cli.core import console
-    from sra2cli.evaluation.scores import METRICS
+    from sra2cli.evaluation.scores import BETTER, with_accuracy
 
     if as_json:
         console.print_json(result)
         return
-    rows = [
-        (f"{name} {METRICS[name].better}", f"{result[name]:.4f}")
-        for name in result["settings"]["metrics"]
-    ]
-    if "accuracy" in result:
-        rows.append(("accuracy ↑", f"{result['accuracy']:.1%}"))
+    names = with_accuracy(result["settings"]["metrics"], [result])
+    rows = [(f"{name} {BETTER[name]}", number(name, result[name])) for name in names]
     rows.append(("samples", f"{result['count']:,}"))
     if result["reference"] is not None:
         count = result["reference_count"]

@@ -3,7 +3,7 @@
 Three ask it: `sra2 eval` of images (evaluate), of a network (network_judge), and a training.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,6 @@ import numpy as np
 from sra2cli.core import console
 from sra2cli.core.environment import environment
 from sra2cli.core.errors import SetupError
-from sra2cli.data import npz
 from sra2cli.evaluation import scores
 from sra2cli.evaluation.caveats import caveats
 from sra2cli.evaluation.extractors import Collected, Extractor, Wanted, features_of
@@ -25,8 +24,9 @@ from sra2cli.evaluation.reference import (
     Reference,
     describe,
     is_npz,
-    lacks,
+    lacking,
     open_reference,
+    uncompared,
 )
 
 BATCH = 64
@@ -84,7 +84,8 @@ class Judge:
         self.judging, self.device = judging, device
         names = choose(judging, first_stage, statistics_alone=statistics_alone)
         self.extractor = open_extractor(names, judging.weights, device)
-        self.left_out = [] if judging.metric else impossible(names, self.extractor, judging.ref)
+        lack = {} if judging.metric else lacking(judging.ref, self.extractor, names)
+        self.left_out = list(lack)
         self.names = tuple(name for name in names if name not in self.left_out)
 
     @cached_property
@@ -135,9 +136,18 @@ class Judge:
             "metric": ",".join(names),
             **self.values(fake),
             **record(images, self.extractor, real, fake, labels),
-            "settings": settings(
-                names, crop=judging.crop, batch=judging.batch, distances=judging.distances
-            ),
+            "settings": {
+                "metrics": list(names),
+                "crop": judging.crop,
+                "batch": judging.batch,
+                "is_split": IS_SPLIT,
+                "neighbours": NEIGHBOURS,
+                "dtypes": {
+                    "features": "float32",
+                    "statistics": "float64",
+                    "distances": judging.distances,
+                },
+            },
             "warnings": caveats(names, self.extractor, images, fake, real, left_out=self.left_out),
             "how": how,
             "environment": environment("cpu" if self.extractor.classifies else self.device),
@@ -174,32 +184,7 @@ def choose(judging: Judging, first_stage: str | None, *, statistics_alone: bool)
         return scores.PAPERS
     if statistics_alone:
         return ()
-    raise SetupError(
-        f"{', '.join(scores.PAPERS)}: compared with what? Give --ref: an .npz as ADM's, or a "
-        "folder of images; or --metrics is"
-    )
-
-
-def impossible(names: Sequence[str], extractor: Extractor, ref: str | None) -> list[str]:
-    """Metrics that an .npz does not have enough for."""
-    if ref is None or not is_npz(ref):
-        return []
-    keys = npz.keys_of(Path(ref))
-    return [name for name in names if lacks(name, extractor, keys)]
-
-
-def settings(
-    names: Sequence[str], *, crop: int | None, batch: int, distances: Distances
-) -> dict[str, Any]:
-    """What the numbers depend on, beside samples, reference and network."""
-    return {
-        "metrics": list(names),
-        "crop": crop,
-        "batch": batch,
-        "is_split": IS_SPLIT,
-        "neighbours": NEIGHBOURS,
-        "dtypes": {"features": "float32", "statistics": "float64", "distances": distances},
-    }
+    raise uncompared(scores.PAPERS, "a folder of images; or --metrics is")
 
 
 def record(

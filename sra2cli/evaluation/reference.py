@@ -39,16 +39,39 @@ def is_npz(ref: str) -> bool:
     return Path(ref).suffix.lower() == ".npz"
 
 
-def lacks(name: str, extractor: Extractor, keys: set[str]) -> str | None:
-    """What a metric needs that an .npz with such keys does not have; None if nothing."""
-    row = METRICS[name]
-    if row.needs == "score" or npz.IMAGES in keys:
-        return None
-    if row.needs == "rows":
-        return f"images ({npz.IMAGES})"
-    suffix = extractor.saved[row.feature]
-    pair = {f"mu{suffix}", f"sigma{suffix}"}
-    return None if pair & keys else f"{' and '.join(sorted(pair))}, or images ({npz.IMAGES})"
+def compared(metrics: Sequence[str]) -> list[str]:
+    """The metrics that need a reference."""
+    return [name for name in metrics if METRICS[name].needs != "score"]
+
+
+def lacking(ref: str | None, extractor: Extractor, metrics: Sequence[str]) -> dict[str, str]:
+    """Metric → what it needs that an .npz does not have; {} for any other reference."""
+    keys = npz.keys_of(Path(ref)) if ref is not None and is_npz(ref) else {npz.IMAGES}
+    found: dict[str, str] = {}
+    if npz.IMAGES in keys:
+        return found
+    for name in compared(metrics):
+        if METRICS[name].needs == "rows":
+            found[name] = f"images ({npz.IMAGES})"
+            continue
+        suffix = extractor.saved[METRICS[name].feature]
+        pair = {f"mu{suffix}", f"sigma{suffix}"}
+        if not pair & keys:
+            found[name] = f"{' and '.join(sorted(pair))}, or images ({npz.IMAGES})"
+    return found
+
+
+def check_reference(ref: str | None, extractor: Extractor, metrics: Sequence[str]) -> None:
+    """SetupError if a reference is an .npz that lacks something."""
+    for name, missing in lacking(ref, extractor, metrics).items():
+        raise SetupError(f"{ref} has no {missing}: {name} cannot be computed with it")
+
+
+def uncompared(names: Sequence[str], what: str = "a folder of images") -> SetupError:
+    """The error where there is nothing to compare with. what: would do, beside an .npz."""
+    return SetupError(
+        f"{', '.join(names)}: compared with what? Give --ref: an .npz as ADM's, or {what}"
+    )
 
 
 def open_reference(
@@ -81,11 +104,7 @@ def open_reference(
         name, make = extractor.stand_in
         images = from_array(name, "reference images", make())
     else:
-        named = [name for name in metrics if METRICS[name].needs != "score"]
-        raise SetupError(
-            f"{', '.join(named)}: compared with what? Give --ref: an .npz as ADM's, or a folder "
-            "of images"
-        )
+        raise uncompared(compared(metrics))
     return Reference(features_of(extractor, images.batches(batch), need), describe(images))
 
 
@@ -110,11 +129,8 @@ def _from_npz(
     crop: int | None,
     batch: int,
 ) -> Reference:
+    check_reference(str(path), extractor, metrics)
     keys = npz.keys_of(path)
-    for name in metrics:
-        missing = lacks(name, extractor, keys)
-        if missing:
-            raise SetupError(f"{path} has no {missing}: {name} cannot be computed with it")
     meta = npz.meta(path)
     meta = meta if meta.get("format") == FORMAT else {}
     made_with = meta["extractor"]["fingerprint"] if meta else extractor.fingerprint

@@ -1,9 +1,9 @@
 """The table of metrics: which network and feature each is made on, and what it needs of it."""
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.evaluation.extractors import Collected, Wanted
@@ -78,6 +78,7 @@ METRICS = {
     "kid": Metric("inception", "pool", "rows", "↓", kernel),
     "fd-digits": Metric("digits", "features", "statistics", "↓", frechet),
 }
+BETTER = {**{name: row.better for name, row in METRICS.items()}, "accuracy": "↑"}
 PAPERS = ("fid", "sfid", "is", "precision", "recall")  # what papers of this family report
 
 
@@ -96,6 +97,12 @@ def parse(text: str) -> tuple[str, ...]:
             "ask for them in two commands"
         )
     return names
+
+
+def with_accuracy(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The metrics, and the accuracy where all of some results have it."""
+    told = bool(results) and all("accuracy" in result for result in results)
+    return [*names, *(["accuracy"] if told else [])]
 
 
 def wanted(names: Sequence[str]) -> Wanted:
@@ -118,12 +125,7 @@ def values(
 ) -> dict[str, float]:
     """The metrics of samples against a reference, in the order asked for.
 
-    Args:
-        real: None where no metric needs one.
-        distances: type of the distances of precision and recall; float16 as ADM.
-
-    Raises:
-        DataError: too few images for neighbours.
+    real: None where no metric needs one. DataError: too few images for neighbours.
     """
     compared = Compared(fake, real, distances, device)
     return {name: METRICS[name].compute(compared, METRICS[name].feature) for name in names}

@@ -15,8 +15,9 @@ from sra2cli.core.errors import SetupError
 from sra2cli.core.files import write_atomically
 from sra2cli.evaluation.judge import Judging
 from sra2cli.evaluation.network_judge import NetworkJudge, digest_of
+from sra2cli.evaluation.scores import with_accuracy
 from sra2cli.models.build import shape_of
-from sra2cli.runs.naming import folder_name, split_step
+from sra2cli.runs.naming import split_step
 from sra2cli.runs.run import Run
 from sra2cli.sampling.sample import Options
 from sra2cli.sampling.settings import Sampling
@@ -129,8 +130,8 @@ def refuse_early(source: Path, wanted: Sequence[Point], options: Options) -> Non
     for point in wanted:
         point.sampling.check(shape_of(run.recipe))
         step = options.step if point.step is None else point.step
-        if step is not None and not (run.path / "checkpoints" / folder_name(step)).is_dir():
-            run.checkpoint(step)  # says which there are
+        if step is not None:
+            run.folder_of(step)
 
 
 def first_stage_known(source: Path) -> str | None:
@@ -150,10 +151,9 @@ def newest_step(source: Path) -> int | None:
 
 def draw_plot(rows: Sequence[dict[str, Any]], swept: str, path: Path) -> None:
     """A panel a metric; points in the order of a swept number, or by their names."""
-    names = rows[0]["metric"].split(",")
+    names = with_accuracy(rows[0]["metric"].split(","), rows)
     if swept in NUMBERS:
         rows = sorted(rows, key=lambda row: float(row["value"]))
     xs = [row["value"] for row in rows] if swept in NUMBERS else None
-    names += ["accuracy"] if all("accuracy" in row for row in rows) else []
     panels = [(name, [row[name] for row in rows]) for name in names]
     pictures.swept(panels, path, x=swept, labels=[row["point"] for row in rows], xs=xs)

@@ -18,7 +18,7 @@ from sra2cli.figures import linear_probe
 from sra2cli.figures.linear_probe import Sums
 from sra2cli.figures.tokens import Latents, encoded, noised, store_of, stored, tokens
 from sra2cli.models.layers import patchify
-from sra2cli.runs.naming import split_step
+from sra2cli.runs.naming import split_step, title_of
 from sra2cli.runs.network import Network
 from sra2cli.sampling.sample import Options, first_stage_of
 
@@ -89,7 +89,7 @@ def pca(
         shown = [linear_probe.colours(found[b][0], means[t, b], directions[b]) for b in blocks]
         images = [vae.decode(x)[0], *(as_image(colours, side) for colours in shown)]
         rows.append((f"t = {t:g}", images))
-    name = title_of(source, network)
+    name = title_of(network.about, source)
     stem = "-".join(Path(latents.names[0]).with_suffix("").parts[-2:])
     file = out or default_file(source, network, f"pca-{stem}")
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ def probe(
         rows = np.linspace(0, len(store) - 1, count).astype(int)
         latents = stored(store, rows.tolist(), network.model.shape.classes)
         table = predictability(network, latents, what, blocks)
-        name = title_of(source, network)
+        name = title_of(network.about, source)
         files.append(default_file(source, network, "probe"))
         panels.append((name, [INPUT, *blocks], table))
         results.append({"source": name, "store": str(store.path), "images": count, "rows": table})
@@ -248,11 +248,6 @@ def pixels(z: Tensor) -> Tensor:
 def as_image(values: Tensor, side: int) -> np.ndarray:
     """(side², 3) in [0, 1] → (side, side, 3) uint8."""
     return (values * 255).round().to(torch.uint8).view(side, side, 3).numpy()
-
-
-def title_of(source: Path, network: Network) -> str:
-    name = str(network.about.get("recipe") or source.stem)
-    return name if network.step is None else f"{name}, {network.step:,} steps"
 
 
 def default_file(source: Path, network: Network, kind: str) -> Path:

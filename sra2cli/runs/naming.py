@@ -1,6 +1,8 @@
 """How runs and their checkpoints are named: RUN, RUN@STEP, checkpoints/step-00001000."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sra2cli.core.errors import SetupError
 
@@ -13,6 +15,12 @@ def folder_name(step: int) -> str:
 def step_of(folder: Path) -> int:
     """Of a checkpoint's folder."""
     return int(folder.name.removeprefix("step-"))
+
+
+def title_of(about: Mapping[str, Any], source: Path, *, between: str = ", ") -> str:
+    """Of pictures of a network: what was trained, and how long, as far as its record says."""
+    name, step = str(about.get("recipe") or source.stem), about.get("step")
+    return name if step is None else f"{name}{between}{step:,} steps"
 
 
 def split_step(source: Path, step: int | None = None) -> tuple[Path, int | None]:

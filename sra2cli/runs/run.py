@@ -9,11 +9,6 @@ Only the newest `log.keep` checkpoints hold all of it; those kept for good hold 
 """
 
 import json
-import os
-import platform
-import shlex
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +17,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sra2cli import __version__
 from sra2cli.config import recipe
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.files import file_digest
@@ -151,12 +145,11 @@ class Run:
         return sorted((self.path / "checkpoints").glob("step-" + "[0-9]" * 8))
 
     def checkpoint(self, step: int | None = None, *, verify: bool = True) -> Checkpoint:
-        """The checkpoint of a step, or the newest.
+        """The checkpoint of a step, or the newest; SetupError: none. DataError: damaged."""
+        return read_checkpoint(self.folder_of(step), verify=verify)
 
-        Raises:
-            SetupError: there is none.
-            DataError: it is damaged.
-        """
+    def folder_of(self, step: int | None = None) -> Path:
+        """Where that checkpoint lies; SetupError, with the steps that are there, if it does not."""
         folders = self.checkpoints()
         if step is not None:
             folders = [p for p in folders if p.name == folder_name(step)]
@@ -164,7 +157,7 @@ class Run:
             which = "no checkpoint yet" if step is None else f"no checkpoint of step {step}"
             there = ", ".join(str(step_of(p)) for p in self.checkpoints()) or "none"
             raise SetupError(f"{self.path} has {which} (there are: {there})")
-        return read_checkpoint(folders[-1], verify=verify)
+        return folders[-1]
 
 
 def read_checkpoint(folder: Path, *, verify: bool = True) -> Checkpoint:

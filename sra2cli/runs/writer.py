@@ -19,13 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sra2cli.config import recipe
+from sra2cli.config.settings import Recipe
+from sra2cli.core.environment import environment
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.files import file_digest, hold, is_full, sync, write_atomically
+from sra2cli.data.store import Store
 from sra2cli.runs.naming import folder_name, step_of
 from sra2cli.runs.run import CHECKPOINT_META, EMA, TRAINING, Checkpoint, Run, read_checkpoint
-from sra2cli.core.environment import environment
-from sra2cli.config.settings import Recipe
-from sra2cli.data.store import Store
 
 CHANGEABLE = ("train.steps", "train.micro_batch", "log", "name")  # may differ on resume
 

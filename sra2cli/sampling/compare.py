@@ -14,7 +14,7 @@ from PIL import Image
 
 from sra2cli.core import pictures, processes
 from sra2cli.core.errors import SetupError
-from sra2cli.runs.naming import split_step
+from sra2cli.runs.naming import split_step, title_of
 from sra2cli.runs.run import Run
 from sra2cli.sampling.sample import Options, image_file, sample
 from sra2cli.sampling.settings import Sampling
@@ -69,14 +69,8 @@ def drawn(
         folder = out / f"{number}-{path.name}{'' if chosen.step is None else f'-{chosen.step}'}"
         result = sample(path, num=num, sampling=sampling, options=chosen, out=folder, device=device)
         images = [np.asarray(Image.open(image_file(folder, i))) for i in range(num)]
-        rows.append((title(result), images))
+        rows.append((title_of(result, Path(result["source"]), between="\n"), images))
     return rows, folder
-
-
-def title(result: dict[str, Any]) -> str:
-    """Of a row: what was trained, and how long."""
-    name = result.get("recipe") or Path(result["source"]).stem
-    return f"{name}\n{result['step']:,} steps" if result.get("step") is not None else str(name)
 
 
 def class_names(source: Path, labels: Sequence[int] | None) -> list[str]:

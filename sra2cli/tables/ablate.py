@@ -5,7 +5,7 @@ plots are made from OUT/results alone.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,14 @@ from sra2cli.tables.protocol import (
     judging,
     kept,
     of_judging,
-    of_recipe,
+    of_training,
     slots,
     store_for,
 )
 from sra2cli.training.assemble import refuse_unbuildable
 from sra2cli.training.plan import plan
+
+Tables = dict[str, dict[str, Any]]  # by axis, as `render` makes them
 
 
 def ablate(
@@ -58,7 +60,6 @@ def ablate(
     out: Path,
     values: str | None = None,
     step: int | None = None,
-    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Train and judge every cell of some axes that is not there yet; then their tables.
 
@@ -82,22 +83,23 @@ def ablate(
         refuse_unbuildable(row.recipe)  # before anything is trained
     steps = (base.train.steps if step is None else step,)
     check_steps(steps, base)
-    with store_for(base, how, data, out, dry_run=dry_run) as (store, base):
+    with store_for(base, how, data, out) as (store, base):
         judged, rows = judging(base, how, steps), rows_of(base)
         cells = grid([row for found in rows.values() for row in found], base, how.seeds, store, out)
         refuse_others(cells)
-        if dry_run:
-            return planned(cells, judged, base, how)
-        failed = carry_out(cells, judged, base, how)
         about = {"paper": paper.TABLE1, "step": steps[0]}
-        differs = differences(base, judged, store)
-        made = {}
-        for name, found in rows.items():
-            results = {row.cell: results_of(row.cell, cells, judged, steps[0]) for row in found}
-            file = name if step is None else f"{name}-step{step}"
-            table = render.of_axis(file, AXES[name].name, found, results, judged.metrics)
-            made[name] = {**table, **about, "differs": differs}
-        return finished(made, cells, judged, out, failed)
+        about["differs"] = differences(base, judged, store)
+
+        def tables() -> Tables:
+            made = {}
+            for name, found in rows.items():
+                results = {row.cell: results_of(row.cell, cells, judged, steps[0]) for row in found}
+                file = name if step is None else f"{name}-step{step}"
+                table = render.of_axis(file, AXES[name].name, found, results, judged.metrics)
+                made[name] = {**table, **about}
+            return made
+
+        return carried_out(cells, judged, base, how, out, tables)
 
 
 def iterations(
@@ -107,7 +109,6 @@ def iterations(
     data: Path | None,
     out: Path,
     steps: Sequence[int] = (),
-    dry_run: bool = False,
 ) -> dict[str, Any]:
     """FID against training steps, of a recipe and its baseline (Table 2).
 
@@ -118,20 +119,16 @@ def iterations(
     """
     chosen = list(steps) or kept(base)
     check_steps(chosen, base)
-    with store_for(base, how, data, out, dry_run=dry_run) as (store, base):
+    with store_for(base, how, data, out) as (store, base):
         judged = judging(base, how, chosen)
         cells = grid([axes.baseline(base), axes.own(base)], base, how.seeds, store, out)
         refuse_others(cells)
-        if dry_run:
-            return planned(cells, judged, base, how)
-        failed = carry_out(cells, judged, base, how)
-        differs = [f"data: {len(store):,} images of {store.path} (paper: ImageNet)"]
-        differs += [*of_recipe(base, (*OWN, *ROWS)), *of_judging(judged)]
-        return over_steps(cells, judged, out, failed, differs)
+        differs = of_training(base, len(store), store.path, (*OWN, *ROWS))
+        return over_steps(cells, judged, base, how, out, differs)
 
 
 def iterations_of(
-    runs: Sequence[Path], how: How, *, out: Path, steps: Sequence[int] = (), dry_run: bool = False
+    runs: Sequence[Path], how: How, *, out: Path, steps: Sequence[int] = ()
 ) -> dict[str, Any]:
     """The same, of runs that are there.
 
@@ -143,37 +140,61 @@ def iterations_of(
     chosen = list(steps) or common_steps(runs)
     check_there(runs, chosen)
     judged = judging(base, how, chosen)
-    if dry_run:
-        return planned(cells, judged, base, how)
-    failed = carry_out(cells, judged, base, how)
     differs = []
     for (name, _), cell in cells.items():
         store = Run(cell.run).about["store"]
-        lines = [f"data: {store['count']:,} images of {store['path']} (paper: ImageNet)"]
-        lines += of_recipe(cell.recipe, (*OWN, *ROWS, "align"))
+        lines = of_training(cell.recipe, store["count"], store["path"], (*OWN, *ROWS, "align"))
         differs += [f"{name}: {line}" for line in lines]
-    return over_steps(cells, judged, out, failed, [*differs, *of_judging(judged)])
+    return over_steps(cells, judged, base, how, out, differs)
 
 
 def over_steps(
-    cells: Cells, judged: Judged, out: Path, failed: dict[str, UserError], differs: list[str]
+    cells: Cells, judged: Judged, base: Recipe, how: How, out: Path, differs: list[str]
 ) -> dict[str, Any]:
-    lines: render.Lines = {}
-    for name in dict.fromkeys(name for name, _ in cells):
-        recipe = next(cell.recipe for (other, _), cell in cells.items() if other == name)
-        lines[name] = {
-            step: (
-                results_of(name, cells, judged, step),
-                paper.fid_after(recipe.model.size, recipe.method, step),
-            )
-            for step in judged.steps
-        }
-    table = render.over_steps(lines, judged.metrics)
-    table |= {"paper": paper.TABLE2, "differs": differs}
-    return finished({"iterations": table}, cells, judged, out, failed)
+    """Carry out Table 2. differs: what is not as in the paper, before the judging."""
+
+    def tables() -> Tables:
+        lines: render.Lines = {}
+        for name, recipe in {name: cell.recipe for (name, _), cell in cells.items()}.items():
+            size, method = recipe.model.size, recipe.method
+            lines[name] = {
+                step: (results_of(name, cells, judged, step), paper.fid_after(size, method, step))
+                for step in judged.steps
+            }
+        about = {"paper": paper.TABLE2, "differs": [*differs, *of_judging(judged)]}
+        return {"iterations": render.over_steps(lines, judged.metrics) | about}
+
+    return carried_out(cells, judged, base, how, out, tables)
 
 
-def carry_out(cells: Cells, judged: Judged, base: Recipe, how: How) -> dict[str, UserError]:
+def carried_out(
+    cells: Cells, judged: Judged, base: Recipe, how: How, out: Path, tables: Callable[[], Tables]
+) -> dict[str, Any]:
+    """Run cells, then write the tables of all results, with what made them and what is missing."""
+    if how.dry_run:
+        return planned(cells, judged, base, how)
+    failed = run_missing(cells, judged, base, how)
+    missing = [cell.name for cell in cells.values() if not cell.done(judged)]
+    rows = [row for cell in cells.values() for row in cell.found(judged).values()]
+    about = {
+        "command": command_line(),
+        "missing": missing,
+        "references": sorted({str(row["reference"]) for row in rows}),
+        "devices": sorted({row["environment"]["device"] for row in rows}),
+        "git": sorted({str(row["environment"]["git"]) for row in rows}),
+    }
+    made = {name: {**table, **about} for name, table in tables().items()}
+    files = [file for table in made.values() for file in render.write(table, out)]
+    return {
+        "tables": made,
+        "files": files,
+        "missing": missing,
+        "failed": {name: str(error) for name, error in failed.items()},
+        "exit_code": max((error.exit_code for error in failed.values()), default=0),
+    }
+
+
+def run_missing(cells: Cells, judged: Judged, base: Recipe, how: How) -> dict[str, UserError]:
     """Run this shard's cells that have no result; what failed, and why."""
     at = slots(base, how)
     mine = [cell for cell in of_shard(cells, *how.shard) if not cell.done(judged)]
@@ -184,34 +205,6 @@ def carry_out(cells: Cells, judged: Judged, base: Recipe, how: How) -> dict[str,
         f"logs in {mine[0].out / 'logs'}"
     )
     return run_cells(mine, judged, common=common_options(base, how), slots=at)
-
-
-def finished(
-    made: dict[str, dict[str, Any]],
-    cells: Cells,
-    judged: Judged,
-    out: Path,
-    failed: dict[str, UserError],
-) -> dict[str, Any]:
-    """Write the tables, with what made them and what is missing."""
-    missing = [cell.name for cell in cells.values() if not cell.done(judged)]
-    rows = [row for cell in cells.values() for row in cell.found(judged).values()]
-    about = {
-        "command": command_line(),
-        "missing": missing,
-        "references": sorted({str(row["reference"]) for row in rows}),
-        "devices": sorted({row["environment"]["device"] for row in rows}),
-        "git": sorted({str(row["environment"]["git"]) for row in rows}),
-    }
-    made = {name: {**table, **about} for name, table in made.items()}
-    files = [file for table in made.values() for file in render.write(table, out)]
-    return {
-        "tables": made,
-        "files": files,
-        "missing": missing,
-        "failed": {name: str(error) for name, error in failed.items()},
-        "exit_code": max((error.exit_code for error in failed.values()), default=0),
-    }
 
 
 def raise_failed(found: dict[str, Any]) -> None:

@@ -175,8 +175,7 @@ def check_there(runs: Sequence[Path], steps: Sequence[int]) -> None:
     """Refuse steps of which a run has no checkpoint."""
     for run in (Run(path) for path in runs):
         for step in steps:
-            if not (run.path / "checkpoints" / folder_name(step)).is_dir():
-                run.checkpoint(step)  # says which there are
+            run.folder_of(step)
 
 
 def of_shard(cells: Cells, number: int, count: int) -> list[Cell]:

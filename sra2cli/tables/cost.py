@@ -23,6 +23,8 @@ from sra2cli.tables.methods import STORED, method_recipe, methods, title
 from sra2cli.tables.timing import Setting, measured
 from sra2cli.training.counting import MethodCost, method_cost
 
+PAPER = "paper, XL/2"
+Table = tuple[str, list[str], list[list[str]]]  # title, header, rows
 CPU_MODEL = "B/2"  # what a laptop can hold, in minutes
 BATCH, ROUNDS = {"cpu": 4, "cuda": 256}, {"cpu": 7, "cuda": 20}
 
@@ -107,7 +109,7 @@ def cost(
         found["clocks"] = {"before": before, "after": clocks(device)}
         result["measured"] = found
     file = out or (Path("runs") / "cost" / default_name(result, device) if measure else None)
-    result["file"] = None if file is None else str(file)
+    result["file"] = file and str(file)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps(result, indent=1) + "\n")
@@ -174,57 +176,37 @@ def load_result(file: Path) -> dict[str, Any]:
     return result
 
 
-PAPER = "paper, XL/2"
-COUNTED = ("method", "external", "head", "GMACs", "over SiT", PAPER)
-FORWARD = ("method", "forward", "over SiT", "middle half", PAPER, "MACs")
-TRAINING = ("method", "images/s", "over SiT", "middle half", PAPER)
-
-
-def counted_cells(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Counts as text: parameters in millions, GMACs (the paper's GFLOPs)."""
-    return [
-        (
-            title(row["method"]),
-            millions(row["external_parameters"]),
-            millions(row["head_parameters"]),
-            f"{row['gmacs']:.2f}",
-            "" if row["method"] == "sit" else f"{row['gmacs_percent']:+.1f}%",
-            "" if row["method"] == "sit" else percent(row["paper"].get("gflops_percent")),
-        )
-        for row in rows
-    ]
-
-
-def forward_cells(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Forward latencies as text, beside the MACs."""
-    return [
-        (
-            title(row["method"]),
-            f"{row['latency_ms']:,.0f} ms",
-            *spread(row, "latency"),
-            "" if row["method"] == "sit" else f"{row['gmacs_percent']:+.1f}%",
-        )
-        for row in rows
-    ]
-
-
-def training_cells(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Throughput of training as text; peak memory where it was measured."""
-    found: list[tuple[str, ...]] = []
+def counted_table(rows: Sequence[dict[str, Any]], model: str, resolution: int) -> Table:
+    """Parameters in millions, GMACs (the paper's GFLOPs); the paper's column where it counted."""
+    papers = (model, resolution) == ("XL/2", 256)
+    cells = []
     for row in rows:
-        cells = (
-            title(row["method"]),
-            f"{row['images_per_second']:,.2f}",
-            *spread(row, "speed"),
-        )
-        memory = row["peak_memory_gb"]
-        found.append(cells if memory is None else (*cells, f"{memory:.1f} GB"))
-    return found
+        sizes = [millions(row[f"{part}_parameters"]) for part in ("external", "head")]
+        cells.append([title(row["method"]), *sizes, f"{row['gmacs']:.2f}", more_macs(row)])
+        if papers:
+            theirs = percent(row["paper"].get("gflops_percent"))
+            cells[-1].append("" if row["method"] == "sit" else theirs)
+    name = f"counted: {model}, {resolution} px, GMACs of a forward pass (the paper's GFLOPs)"
+    header = ["method", "external", "head", "GMACs", "over SiT", *([PAPER] if papers else [])]
+    return name, header, cells
 
 
-def training_header(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    known = any(row["peak_memory_gb"] is not None for row in rows)
-    return (*TRAINING, "peak memory") if known else TRAINING
+def measured_tables(result: dict[str, Any]) -> list[Table]:
+    """Forward latencies beside the MACs; throughput, and peak memory where it was measured."""
+    rows, forward, training = result["measured"]["rows"], [], []
+    for row in rows:
+        name, latency = title(row["method"]), f"{row['latency_ms']:,.0f} ms"
+        forward.append([name, latency, *spread(row, "latency"), more_macs(row)])
+        training.append([name, f"{row['images_per_second']:,.2f}", *spread(row, "speed")])
+        if row["peak_memory_gb"] is not None:
+            training[-1].append(f"{row['peak_memory_gb']:.1f} GB")
+    against = ["over SiT", "middle half", PAPER]
+    memory = ["peak memory"] if any(row["peak_memory_gb"] is not None for row in rows) else []
+    where = f"forward pass of training, {measured_title(result)}"
+    return [
+        (where, ["method", "forward", *against, "MACs"], forward),
+        ("training steps, the same", ["method", "images/s", *against, *memory], training),
+    ]
 
 
 def measured_title(result: dict[str, Any]) -> str:
@@ -242,14 +224,18 @@ def millions(count: int) -> str:
     return f"{count / 1e6:.1f}M" if count else "0"
 
 
+def more_macs(row: dict[str, Any]) -> str:
+    return "" if row["method"] == "sit" else f"{row['gmacs_percent']:+.1f}%"
+
+
 def percent(value: float | None) -> str:
     return "–" if value is None else f"{value:+g}%"
 
 
 def spread(row: dict[str, Any], name: str) -> tuple[str, str, str]:
     """A percentage, the middle half of its rounds, and the paper's."""
-    theirs = percent(paper.cost(row["method"]).get(f"{name}_percent"))
     if row["method"] == "sit":
         return ("", "", "")
+    theirs = percent(paper.cost(row["method"]).get(f"{name}_percent"))
     low, high = row[f"{name}_range"]
     return (f"{row[f'{name}_percent']:+.1f}%", f"{low:+.0f} to {high:+.0f}", theirs)

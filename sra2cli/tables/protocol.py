@@ -8,19 +8,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from sra2cli.config.recipe import differing, load
 from sra2cli.config.settings import Recipe
 from sra2cli.core import console
 from sra2cli.core.errors import SetupError
 from sra2cli.core.files import held, listing_digest
-from sra2cli.data import digits, npz
+from sra2cli.data import digits
 from sra2cli.data.fitting import fitted
 from sra2cli.data.sources import open_source
 from sra2cli.data.store import Store
 from sra2cli.encoders.open import open_first_stage
 from sra2cli.evaluation import scores
 from sra2cli.evaluation.networks import NETWORKS, open_extractor
-from sra2cli.evaluation.reference import is_npz, lacks
+from sra2cli.evaluation.reference import check_reference, compared, is_npz, uncompared
 from sra2cli.extraction.encode import Options
 from sra2cli.extraction.extract import extract
 from sra2cli.models.build import shape_of
@@ -39,7 +41,7 @@ class How:
 
     seeds: runs of each cell. shard: (i, n), this command's share of the cells, 1 <= i <= n.
     jobs: cells at a time; None: one; on the digits, one for each core.
-    The rest are options of `sra2 eval`.
+    dry_run: run nothing, say what there is to run. The rest are options of `sra2 eval`.
     """
 
     seeds: int = 1
@@ -56,6 +58,7 @@ class How:
     device: str | None = None
     processes: int | None = None
     offline: bool = False
+    dry_run: bool = False
 
 
 def on_digits(recipe: Recipe) -> bool:
@@ -65,8 +68,6 @@ def on_digits(recipe: Recipe) -> bool:
 
 def device_of(base: Recipe, how: How) -> str:
     """Of the cells' processes. The digits are trained on the CPU, as in the demo."""
-    import torch
-
     if how.device is not None:
         return how.device
     return "cuda" if torch.cuda.is_available() and not on_digits(base) else "cpu"
@@ -81,7 +82,7 @@ def common_options(base: Recipe, how: How) -> list[str]:
 
 @contextlib.contextmanager
 def store_for(
-    base: Recipe, how: How, data: Path | None, out: Path, *, dry_run: bool
+    base: Recipe, how: How, data: Path | None, out: Path
 ) -> Iterator[tuple[Store, Recipe]]:
     """The store, checked against recipe and VAE, and the recipe as it fits it.
 
@@ -92,7 +93,7 @@ def store_for(
             if not on_digits(base):
                 raise SetupError("--data: a latent store, from `sra2 extract`")
             data = out / "digits.h5"
-            if dry_run and not data.exists():
+            if how.dry_run and not data.exists():
                 out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             data = make_digits(out)
         store = Store(data)
@@ -171,24 +172,14 @@ def judging(base: Recipe, how: How, steps: Sequence[int]) -> Judged:
 
 def check_judging(names: Sequence[str], how: How) -> None:
     """Refuse a missing reference, one that lacks something, and missing weights."""
-    compared = [name for name in names if scores.METRICS[name].needs != "score"]
     stands_in = NETWORKS[scores.METRICS[names[0]].network].knows is not None
-    if compared and how.ref is None and not stands_in:
-        raise SetupError(
-            f"{', '.join(compared)}: compared with what? Give --ref: an .npz as ADM's, or images"
-        )
+    if how.ref is None and compared(names) and not stands_in:
+        raise uncompared(compared(names), "images")
     if how.ref is not None and not is_npz(how.ref):
         open_source(Path(how.ref))
     elif how.ref is not None and not Path(how.ref).exists():
         raise SetupError(f"no reference {how.ref}")
-    extractor = open_extractor(names, how.weights, "cpu")
-    if how.ref is None or not is_npz(how.ref):
-        return
-    keys = npz.keys_of(Path(how.ref))
-    for name in compared:
-        missing = lacks(name, extractor, keys)
-        if missing:
-            raise SetupError(f"{how.ref} has no {missing}: {name} cannot be computed with it")
+    check_reference(how.ref, open_extractor(names, how.weights, "cpu"), names)
 
 
 def slots(base: Recipe, how: How) -> list[Mapping[str, str]]:
@@ -211,8 +202,6 @@ def slots(base: Recipe, how: How) -> list[Mapping[str, str]]:
 
 def gpu_slots(jobs: int, how: How) -> list[Mapping[str, str]]:
     """Every GPU for one job after the other, or a share for each of several."""
-    import torch
-
     if jobs == 1:
         return [{}]
     if how.device not in (None, "cuda") or how.processes is not None:
@@ -226,20 +215,19 @@ def gpu_slots(jobs: int, how: How) -> list[Mapping[str, str]]:
 
 def differences(base: Recipe, judged: Judged, store: Store) -> list[str]:
     """What is not as in the paper's Table 1, a line each: ours, and the paper's in brackets."""
-    found = [f"data: {len(store):,} images of {store.path} (paper: ImageNet)"]
-    found += of_recipe(base, OWN)
+    found = of_training(base, len(store), store.path, OWN)
     if judged.steps != (base.train.steps,):
         steps = ", ".join(f"{step:,}" for step in judged.steps)
         found.append(f"judged step: {steps} (paper: {load(paper.RECIPE).train.steps:,})")
     return [*found, *of_judging(judged)]
 
 
-def of_recipe(recipe: Recipe, ignore: Sequence[str]) -> list[str]:
-    """Settings that are not those of Table 1."""
-    return [
-        f"{key}: {ours} (paper: {'–' if theirs is None else theirs})"
-        for key, ours, theirs in differing(recipe, load(paper.RECIPE), ignore=ignore)
-    ]
+def of_training(recipe: Recipe, images: int, of: Path | str, ignore: Sequence[str]) -> list[str]:
+    """The data, and settings that are not those of Table 1."""
+    found = [f"data: {images:,} images of {of} (paper: ImageNet)"]
+    for key, ours, theirs in differing(recipe, load(paper.RECIPE), ignore=ignore):
+        found.append(f"{key}: {ours} (paper: {'–' if theirs is None else theirs})")
+    return found
 
 
 def of_judging(judged: Judged) -> list[str]:

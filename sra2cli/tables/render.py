@@ -18,12 +18,11 @@ from typing import Any
 
 from sra2cli.core import console, pictures
 from sra2cli.core.files import write_atomically
-from sra2cli.evaluation.scores import METRICS
+from sra2cli.evaluation.scores import BETTER, with_accuracy
 from sra2cli.tables import paper
 from sra2cli.tables.axes import Row
 
 PAPER = "paper"
-ARROWS = {**{name: row.better for name, row in METRICS.items()}, "accuracy": "↑"}
 NAMES = {"fid": "FID", "sfid": "sFID", "is": "IS", "kid": "KID"}
 Lines = dict[str, dict[int, tuple[list[dict[str, Any]], float | None]]]
 
@@ -36,50 +35,46 @@ def of_axis(
     metrics: Sequence[str],
 ) -> dict[str, Any]:
     """The table of one axis. results: cell → what `sra2 eval` found, one a seed."""
-    shown = with_accuracy(metrics, [r for found in results.values() for r in found])
-    made = [
-        {
-            "label": row.label,
-            "own": row.own,
-            "baseline": row.baseline,
-            "runs": len(results[row.cell]),
-            "metrics": summaries(shown, results[row.cell]),
-            "paper": row.paper,
-        }
+    found = [
+        (
+            {"label": row.label, "own": row.own, "baseline": row.baseline},
+            results[row.cell],
+            row.paper,
+        )
         for row in rows
     ]
-    return {"name": name, "title": title, "metrics": shown, "rows": made}
+    return table_of(name, title, found, metrics)
 
 
-def over_steps(lines: "Lines", metrics: Sequence[str]) -> dict[str, Any]:
+def over_steps(lines: Lines, metrics: Sequence[str]) -> dict[str, Any]:
     """The table over training steps. lines: run → step → (results, the paper's FID)."""
-    every = [r for line in lines.values() for found, _ in line.values() for r in found]
-    shown = with_accuracy(metrics, every)
+    found = []
+    for name, line in lines.items():
+        for step, (results, fid) in line.items():
+            about = {"label": f"{name}, {step:,} steps", "line": name, "step": step}
+            about |= {"own": False, "baseline": False}
+            found.append((about, results, {} if fid is None else {"fid": fid}))
+    return table_of("iterations", "training steps", found, metrics)
+
+
+def table_of(
+    name: str,
+    title: str,
+    rows: Sequence[tuple[dict[str, Any], Sequence[Mapping[str, Any]], dict[str, float]]],
+    metrics: Sequence[str],
+) -> dict[str, Any]:
+    """A table of rows: what they are, what `sra2 eval` found, and the paper's numbers."""
+    shown = with_accuracy(metrics, [r for _, results, _ in rows for r in results])
     made = [
         {
-            "label": f"{name}, {step:,} steps",
-            "line": name,
-            "step": step,
-            "own": False,
-            "baseline": False,
-            "runs": len(found),
-            "metrics": summaries(shown, found),
-            "paper": {} if fid is None else {"fid": fid},
+            **about,
+            "runs": len(results),
+            "metrics": {m: summary([r[m] for r in results]) for m in shown if results},
+            "paper": theirs,
         }
-        for name, line in lines.items()
-        for step, (found, fid) in line.items()
+        for about, results, theirs in rows
     ]
-    title = "training steps"
-    return {"name": "iterations", "title": title, "metrics": shown, "rows": made}
-
-
-def with_accuracy(metrics: Sequence[str], results: Sequence[Mapping[str, Any]]) -> list[str]:
-    told = bool(results) and all("accuracy" in result for result in results)
-    return [*metrics, *(["accuracy"] if told else [])]
-
-
-def summaries(metrics: Sequence[str], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {name: summary([r[name] for r in results]) for name in metrics} if results else {}
+    return {"name": name, "title": title, "metrics": shown, "rows": made}
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
@@ -88,11 +83,15 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": statistics.fmean(values), "std": std, "values": list(values)}
 
 
+def named(metric: str) -> str:
+    return f"{NAMES.get(metric, metric)} {BETTER[metric]}"
+
+
 def header(table: Mapping[str, Any]) -> list[str]:
     """Ours, and after each metric the paper's where it has it; else the paper's FID at the end."""
     found = [table["title"]]
     for name in table["metrics"]:
-        found.append(f"{NAMES.get(name, name)} {ARROWS[name]}")
+        found.append(named(name))
         if name in paper.METRICS:
             found.append(PAPER)
     if not set(table["metrics"]) & set(paper.METRICS):
@@ -172,7 +171,7 @@ def as_csv(table: Mapping[str, Any]) -> str:
 def plot(table: Mapping[str, Any], path: Path) -> None:
     """The first metric with its spread, and the paper's FID beside it."""
     metric = table["metrics"][0]
-    name = f"{NAMES.get(metric, metric)} {ARROWS[metric]}"
+    name = named(metric)
     there = [row for row in table["rows"] if row["metrics"]]
     if table["name"] == "iterations":
         series: dict[str, list[tuple[float, float, float]]] = {}
