@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+TWO := -n 2 --dist worksteal # tests at a time: their networks are small, and most wait for processes
 
 .PHONY: setup demo test test-all lint bench
 
@@ -17,10 +18,10 @@ demo: setup
 	$(BIN)/sra2 demo
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(TWO) -m "not slow"
 
 test-all: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO)
 
 lint: setup
 	$(BIN)/ruff check .

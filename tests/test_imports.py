@@ -112,7 +112,7 @@ def test_files_and_functions_stay_short():
                 doc = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
                 body = node.body[1:] if doc and len(node.body) > 1 else node.body
                 length = body[-1].end_lineno - body[0].lineno + 1
-                assert length <= 60 or file.parent.name == "cli", f"{file}:{node.name}: {length}"
+                assert length <= 60, f"{file}:{node.name}: {length}"
 
 
 def test_help_imports_no_torch():

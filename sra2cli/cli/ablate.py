@@ -14,6 +14,7 @@ AXES = ("depth", "timesteps", "objective", "lambda", "mlp")
 
 @app.command()
 def ablate(
+    ctx: typer.Context,
     axis: Annotated[
         str, typer.Argument(help=f"{', '.join(AXES)}; all of them: all; or iterations.")
     ],
@@ -67,8 +68,8 @@ def ablate(
         if runs and axis != "iterations":
             raise SetupError(f"runs are for `ablate iterations`; `ablate {axis}` makes its own")
         if runs:
-            wanted = {"--recipe": recipe, "--data": data, "--seeds": seeds, "--set": overrides}
-            refuse_given(wanted, "is for runs that are made; these are there already")
+            made = ("recipe", "data", "seeds", "overrides")
+            refuse_given(ctx, made, "is for runs that are made; these are there already")
         chosen = read_steps(step)
         if axis != "iterations" and len(chosen) > 1:
             raise SetupError("--step takes one step; several are for `ablate iterations`")

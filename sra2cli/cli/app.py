@@ -1,7 +1,7 @@
 """What the commands share: the app, options, errors as one line, results on stdout."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
@@ -95,13 +95,12 @@ def one_of(option: str, value: str | None, options: tuple[str, ...]) -> None:
         raise SetupError(f"{option} is one of {', '.join(options)}, not '{value}'")
 
 
-def refuse_given(given: Mapping[str, Any], why: str) -> None:
-    """Refuse the first option of a table that was given: {option: value, None if it was not}."""
-    useless = next(
-        (name for name, value in given.items() if value is not None and value is not False), None
-    )
-    if useless is not None:
-        raise SetupError(f"{useless} {why}")
+def refuse_given(ctx: typer.Context, names: Sequence[str], why: str) -> None:
+    """Refuse the first of these options, by their parameters' names, that was given."""
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is not None and source.name == "COMMANDLINE":
+            raise SetupError(f"{parameter.opts[0]} {why}")
 
 
 def parse_interval(text: str) -> tuple[float, float]:

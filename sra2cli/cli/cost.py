@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
+
 from sra2cli.cli import options as o
 from sra2cli.cli.app import app, one_of, pick_device, refuse_given, user_errors
 
 
 @app.command()
 def cost(
+    ctx: typer.Context,
     baseline: Annotated[
         str, o.what("Beside SiT and SRA 2: repa, sra or all; sit: nothing more.")
     ] = "all",
@@ -36,8 +39,7 @@ def cost(
     """What alignment costs: parameters and GMACs counted, time and memory measured (Table 5)."""
     with user_errors():
         if show is not None or not measure:
-            given = {"--measured-model": measured_model, "--batch": batch, "--rounds": rounds}
-            refuse_given(given, "is for what is measured here")
+            refuse_given(ctx, ("measured_model", "batch", "rounds"), "is for what is measured here")
         from sra2cli.config.methods import METHODS
 
         one_of("--baseline", baseline, (*METHODS, "sit", "all"))

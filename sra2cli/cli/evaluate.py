@@ -19,9 +19,15 @@ from sra2cli.cli.app import (
 from sra2cli.core.errors import SetupError
 from sra2cli.runs.naming import split_step
 
+DRAWING = (  # options that mean nothing for images that are there already
+    *("num", "step", "vae", "num_heads", "kind", "seed", "labels", "preset", "solver", "steps"),
+    *("last_step", "cfg", "interval", "cfg_channels", "precision", "compile", "processes"),
+)
+
 
 @app.command(name="eval")
 def evaluate(
+    ctx: typer.Context,
     samples: Annotated[
         Path,
         typer.Argument(
@@ -90,26 +96,7 @@ def evaluate(
         if not is_network(samples):
             if not samples.exists() and not any(c in samples.name for c in "*?["):
                 raise SetupError(f"no run, checkpoint or samples at {samples}")
-            drawing = {
-                "--num": num,
-                "--step": step,
-                "--vae": vae,
-                "--num-heads": num_heads,
-                "--kind": kind,
-                "--seed": seed,
-                "--labels": labels,
-                "--preset": preset,
-                "--solver": solver,
-                "--steps": steps,
-                "--last-step": last_step,
-                "--cfg": cfg,
-                "--interval": interval,
-                "--cfg-channels": cfg_channels,
-                "--precision": precision,
-                "--compile": compile,
-                "--processes": processes,
-            }
-            refuse_given(drawing, f"is for a run or checkpoint; {samples} holds samples")
+            refuse_given(ctx, DRAWING, f"is for a run or checkpoint; {samples} holds samples")
             from sra2cli.evaluation import evaluate as room
             from sra2cli.evaluation.judge import Judging
 

@@ -83,8 +83,9 @@ def ablate(
         refuse_unbuildable(row.recipe)  # before anything is trained
     steps = (base.train.steps if step is None else step,)
     check_steps(steps, base)
+    judged = judging(base, how, steps)
     with store_for(base, how, data, out) as (store, base):
-        judged, rows = judging(base, how, steps), rows_of(base)
+        rows = rows_of(base)
         cells = grid([row for found in rows.values() for row in found], base, how.seeds, store, out)
         refuse_others(cells)
         about = {"paper": paper.TABLE1, "step": steps[0]}
@@ -119,8 +120,8 @@ def iterations(
     """
     chosen = list(steps) or kept(base)
     check_steps(chosen, base)
+    judged = judging(base, how, chosen)
     with store_for(base, how, data, out) as (store, base):
-        judged = judging(base, how, chosen)
         cells = grid([axes.baseline(base), axes.own(base)], base, how.seeds, store, out)
         refuse_others(cells)
         differs = of_training(base, len(store), store.path, (*OWN, *ROWS))

@@ -146,7 +146,8 @@ def judging(base: Recipe, how: How, steps: Sequence[int]) -> Judged:
     small = on_digits(base)
     preset = how.preset or ("digits" if small else None)
     sampling = chosen(preset, solver=how.solver, steps=how.steps)
-    sampling.check(shape_of(base))
+    if base.data.classes is not None:  # else the store says them, and eval refuses
+        sampling.check(shape_of(base))
     num = (DIGITS_SAMPLES if small else paper.SAMPLES) if how.num is None else how.num
     if num < 2:
         raise SetupError(f"--num is at least 2, not {num}")
