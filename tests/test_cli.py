@@ -1,11 +1,10 @@
 """Bad input: one clear line on stderr, the right exit code, nothing half-written."""
 
 import json
+import resource
 import shutil
-import statistics
 import subprocess
 import sys
-import time
 
 import h5py
 import pytest
@@ -16,13 +15,14 @@ SMALL = ["--set", "train.steps=2", "--set", "train.batch=8"]
 
 
 def test_help_is_instant():
-    """Half a second is promised; the best of five, as the machine may be busy."""
+    """Less than 0.3 s of a processor, the best of five: other tests run beside this one."""
     times = []
     for _ in range(5):
-        begun = time.perf_counter()
+        begun = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-m", "sra2cli", "--help"], check=True, capture_output=True)
-        times.append(time.perf_counter() - begun)
-    assert min(times) < 0.5, statistics.median(times)
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime)
+    assert min(times) < 0.3, times
 
 
 def test_help_lists_what_exists(run_sra2):

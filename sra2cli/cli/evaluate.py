@@ -94,20 +94,9 @@ def evaluate(
             "batch": batch,
         }
         if not is_network(samples):
-            if not samples.exists() and not any(c in samples.name for c in "*?["):
-                raise SetupError(f"no run, checkpoint or samples at {samples}")
+            refuse_missing(samples)
             refuse_given(ctx, DRAWING, f"is for a run or checkpoint; {samples} holds samples")
-            from sra2cli.evaluation import evaluate as room
-            from sra2cli.evaluation.judge import Judging
-
-            result = room.evaluate(
-                samples,
-                Judging(**judging),
-                save_stats=save_stats,
-                device=pick_device(device),
-                out=out,
-            )
-            show(result, json)
+            show(of_images(samples, judging, save_stats, pick_device(device), out), json)
             return
         if save_stats is not None:
             raise SetupError("--save-stats is for samples or images; sample first")
@@ -150,6 +139,24 @@ def evaluate(
             out=out,
         )
         show_sweep(found, json, swept)
+
+
+def refuse_missing(samples: Path) -> None:
+    if not samples.exists() and not any(c in samples.name for c in "*?["):
+        raise SetupError(f"no run, checkpoint or samples at {samples}")
+
+
+def of_images(
+    samples: Path,
+    judging: dict[str, Any],
+    save_stats: Path | None,
+    device: str,
+    out: Path | None,
+) -> dict[str, Any]:
+    from sra2cli.evaluation.evaluate import evaluate
+    from sra2cli.evaluation.judge import Judging
+
+    return evaluate(samples, Judging(**judging), save_stats=save_stats, device=device, out=out)
 
 
 def is_network(path: Path) -> bool:
