@@ -16,7 +16,7 @@ from sra2cli.training.engine import learning_rate
 from sra2cli.training.train import train
 
 TINY = ["model.depth=2", "model.width=24", "train.batch=32", "train.steps=6"]
-TINY += ["log.tensorboard=false", "log.preview_every=0"]
+TINY += ["log.tensorboard=false", "log.preview_every=0", "train.grad_clip=0.1"]  # at each step
 SRA_METHOD = ["align.sra.depth=1", "align.sra.teacher_depth=2"]
 
 

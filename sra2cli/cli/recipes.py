@@ -30,7 +30,8 @@ def recipes(
             if json:
                 console.print_json(dict(rows))
             else:
-                console.print_table("recipes", ("name", "what it is"), rows)
+                width = max(len(found) for found, _ in rows)
+                print("\n".join(f"{found:<{width}}  {line}" for found, line in rows))
             return
         tree = room.load(name, overrides or []).to_dict()
         if json:

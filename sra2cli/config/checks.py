@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Strict
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, PlainValidator, Strict
 
 T = TypeVar("T")
 
@@ -50,10 +50,9 @@ def _window(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
-def _until(value: int | str | None) -> int | str | None:
-    if isinstance(value, int) and value >= 0:
-        return value
-    if value is None or (isinstance(value, str) and re.fullmatch(r"\d+(ep)?", value)):
+def _until(value: Any) -> Any:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if value is None or whole or (isinstance(value, str) and re.fullmatch(r"\d+(ep)?", value)):
         return value
     raise ValueError(f"is a number of steps, as 100000, or of epochs, as 80ep; not {value!r}")
 
@@ -72,6 +71,4 @@ Fraction = Annotated[Number, _where(lambda v: 0 <= v < 1, "lies in [0, 1), not")
 Flag = Annotated[bool, Strict()]
 Fractions = Annotated[tuple[Fraction, Fraction], BeforeValidator(_pair)]
 Window = Annotated[tuple[Number, Number], BeforeValidator(_pair), AfterValidator(_window)]
-Until = Annotated[
-    Annotated[int, Strict()] | Annotated[str, Strict()] | None, AfterValidator(_until)
-]
+Until = Annotated[int | str | None, PlainValidator(_until)]

@@ -68,7 +68,7 @@ def find(name_or_path: str, *, beside: Path | None = None, heir: str = "") -> Pa
             raise SetupError(f"unknown recipe '{name_or_path}'{nearest(name_or_path, names())}")
         return path
     if beside is not None and not path.is_absolute():
-        path = beside / path
+        path = (beside / path).resolve()
     if not path.is_file():
         raise SetupError(f"no recipe file {path}")
     return path
@@ -89,9 +89,10 @@ def read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(base, str):
         raise SetupError(f"{path}: 'base' is the name or path of a recipe, not {base!r}")
     below = find(base, beside=path.parent, heir=path.stem)
-    if below in (path, *above):
-        raise SetupError(f"{path} is its own base: {' → '.join(p.stem for p in (*above, path))}")
-    inherited = read(below, (*above, path))
+    heirs = (*above, path.resolve())
+    if below.resolve() in heirs:
+        raise SetupError(f"{path} is its own base: {' → '.join(p.stem for p in heirs)}")
+    inherited = read(below, heirs)
     inherited.pop("name", None)
     return merged(inherited, tree)
 
@@ -111,6 +112,8 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise SetupError(f"--set takes key=value, not '{override}'")
+    if key == "base":
+        raise SetupError("--set base: a base is named in a file, as a line 'base: NAME'")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

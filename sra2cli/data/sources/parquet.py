@@ -182,7 +182,9 @@ class ParquetReader:
                 if arrow.types.is_struct(table.schema_arrow.field(column).type):
                     column += ".bytes"  # beside the path of the image
                 yield table.iter_batches(16, row_groups=[group.number], columns=[column])
-        except arrow.ArrowException as error:
+        except (arrow.ArrowException, OSError) as error:
+            if getattr(error, "errno", None) is not None:  # of the disk, not of the file
+                raise
             raise DataError(
                 f"row group {group.number} of {group.file.name} is damaged: {error}"
             ) from None
