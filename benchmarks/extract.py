@@ -4,8 +4,8 @@
     python benchmarks/extract.py --vae sd --resolution 256 --images 24    # SD-VAE's architecture
 
 Both load the VAE, read the same files and encode them; decoding is included. One at a time is
-what the peers do: open, crop, encode, next. Ours is all of `sra2 extract`: the probe of the batch,
-worker processes, checksums and writing to the disk. The two take turns. Prints a table and writes
+what the peers do: open, crop, encode, next. Ours is all of `sra2 extract`: worker
+processes, checksums and writing to the disk. The two take turns. Prints a table and writes
 benchmarks/results/extract.json.
 """
 

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+import yaml
+
 from sra2cli.config.methods import METHODS
 from sra2cli.config.settings import Recipe
 from sra2cli.core import console
@@ -66,7 +68,9 @@ def _refuse_others(recipe: Recipe, store: Store) -> None:
     if other_vae:
         made = f"('{info.vae}', {info.vae_fingerprint})"
         said.append(f"was made with another VAE {made} than the recipe's ({data.vae})")
-        accept.append(f"--set data.vae={info.vae_fingerprint}")
+        own = info.vae_fingerprint
+        text = own if yaml.safe_load(own) == own else f"\"'{own}'\""  # YAML may see a number
+        accept.append(f"--set data.vae={text}")
     raise SetupError(
         f"{store.path} {' and '.join(said)}: choose another store, or {' '.join(accept)}"
     )

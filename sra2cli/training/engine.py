@@ -93,9 +93,10 @@ class Engine:
         self._optimize(norm)
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.objective.network)
-        if self.scaler.is_enabled():  # a step that overflowed is skipped, and has no norm
-            norm = torch.where(norm.isfinite(), norm, 0.0)
-        self._add({**total, "grad_norm": norm})
+        found = {**total, "grad_norm": norm}
+        if self.scaler.is_enabled():  # a step that overflowed is skipped, and has no numbers
+            found = {name: torch.where(x.isfinite(), x, 0.0) for name, x in found.items()}
+        self._add(found)
 
     def _trained(self, factors: Mapping[str, float]) -> list[torch.nn.Parameter]:
         """What has a gradient at this step: a norm over heads that are switched off too would

@@ -103,6 +103,9 @@ class Group:
     first: int
 
 
+_FORKED = threading.Lock()  # while a reader finds itself in another process
+
+
 class ParquetReader:
     """Reads the image of a row by its number.
 
@@ -129,8 +132,9 @@ class ParquetReader:
         self.__init__(**state)  # type: ignore[misc]
 
     def __call__(self, index: int) -> bytes:
-        if self._pid != os.getpid():  # after a fork
-            self._start()
+        with _FORKED:
+            if self._pid != os.getpid():
+                self._start()
         at = self._group_of(index)
         with self._lock:
             if at not in self._kept:
