@@ -113,10 +113,13 @@ def test_a_method(toy_method, run_sra2, digits_store, monkeypatch):
     assert "align.toy.depths is 9, but the network has blocks 1..4" in one_line(depth, 2)
 
 
-def test_a_method_in_an_ablation(toy_method, digits_store, tmp_path):
-    """Its cells are those of any other: named by the method and the setting."""
-    found = axes.rows("lambda", recipe.load("digits-sit", ["align.toy.power=2"]), "0.5,1")
-    assert [row.cell for row in found] == ["sit", "toy", "toy-weight1"]
+def test_a_method_in_an_ablation(toy_method, run_sra2, digits_store):
+    """Its cells are those of any other, and what they take is timed."""
+    ablate = ["ablate", "lambda", "--recipe", "digits-sit", "--data", digits_store, "--dry-run"]
+    process = run_sra2(*ablate, "--set", "align.toy.power=2", "--values", "0.5,1", "--json")
+    assert process.returncode == 0, process.stderr
+    cells = json.loads(process.stdout)["cells"]
+    assert [c["cell"] for c in cells] == ["sit-seed0", "toy-seed0", "toy-weight1-seed0"]
 
 
 # A backbone.
