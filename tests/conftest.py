@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +60,18 @@ def run_sra2(tmp_path, monkeypatch):
         return Finished(result.exit_code, result.stdout, result.stderr)
 
     return run
+
+
+def finished(command: list[str]) -> Finished:
+    """`python -m sra2cli ...` to its end: in this process, where one is enough, as importing torch
+    takes longer than most of what is tested."""
+    arguments = [str(part) for part in command[3:]]
+    several = "--processes" in arguments and arguments[arguments.index("--processes") + 1] != "1"
+    if several:
+        done = subprocess.run(command, cwd=GOLDEN.parent.parent, capture_output=True, text=True)
+        return Finished(done.returncode, done.stdout, done.stderr)
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    return Finished(result.exit_code, result.stdout, result.stderr)
 
 
 def one_line(process: Finished, code: int) -> str:

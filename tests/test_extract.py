@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import one_line
+from conftest import finished, one_line
 from PIL import Image
 
 from sra2cli.core.errors import DataError
@@ -93,12 +93,7 @@ def test_300_damaged_files_among_good_ones(digits_folder, tmp_path):
         (folder / f"x{i:03d}-{kind}{dice.choice(suffixes)}").write_bytes(data)
     huge = Image.new("1", (15000, 13000))
     huge.save(images / "0" / "huge.png")
-    process = subprocess.run(
-        command(images, tmp_path / "a.h5", "--json", "--batch", 16),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
+    process = finished(command(images, tmp_path / "a.h5", "--json", "--batch", 16))
     line = one_line(process, 1)
     lines = (tmp_path / "a.h5.rejects.txt").read_text().splitlines()
     rejects = dict(entry.split("\t") for entry in lines)
@@ -126,9 +121,7 @@ def test_300_damaged_files_among_good_ones(digits_folder, tmp_path):
         together = torch.from_numpy(np.stack([pixels] * 16))  # as many as were encoded together
         expected = reference.encode(together)[0]
         assert torch.equal(store.moments(np.array([store.names.index(name)]))[0], expected), name
-    allowed = subprocess.run(
-        command(images, tmp_path / "a.h5", "--allow-rejects"), capture_output=True, cwd=ROOT
-    )
+    allowed = finished(command(images, tmp_path / "a.h5", "--allow-rejects"))
     assert allowed.returncode == 0
 
 
@@ -149,7 +142,7 @@ def kill_and_resume(images: Path, folder: Path, processes: int, kills: int) -> t
     """A store made under kills, and one made without."""
     options = ["--processes", processes, "--allow-rejects"]
     whole = folder / "whole.h5"
-    subprocess.run(command(images, whole, *options), check=True, capture_output=True, cwd=ROOT)
+    assert finished(command(images, whole, *options)).returncode == 0
     dice, out, partial = (
         random.Random(processes),
         folder / "killed.h5",
@@ -179,7 +172,7 @@ def kill_and_resume(images: Path, folder: Path, processes: int, kills: int) -> t
             assert out.read_bytes() == whole.read_bytes()
             out.unlink()
     for _ in range(50):  # processes that the kernel is still ending hold the lock
-        last = subprocess.run(command(images, out, *options), capture_output=True, text=True)
+        last = finished(command(images, out, *options))
         if "another extraction is writing" not in last.stderr:
             break
         time.sleep(0.2)
@@ -211,9 +204,7 @@ def test_processes_workers_and_batches_do_not_change_the_bytes(digits_folder, tm
     contents = []
     for i, options in enumerate(variants):
         out = tmp_path / f"{i}.h5"
-        run = subprocess.run(
-            command(digits_folder, out, *options), capture_output=True, text=True, cwd=ROOT
-        )
+        run = finished(command(digits_folder, out, *options))
         assert run.returncode == 0, run.stderr
         contents.append(out.read_bytes())
     assert all(content == contents[0] for content in contents)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import one_line
+from conftest import finished, one_line
 from safetensors.torch import load_file
 
 from sra2cli import demo
@@ -57,7 +57,7 @@ def assert_same_run(a: Path, b: Path, *, split: int | None = None) -> None:
 @pytest.fixture(scope="module")
 def uninterrupted(digits_store, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("run") / "whole"
-    subprocess.run(training(digits_store, out), check=True, capture_output=True, cwd=ROOT)
+    assert finished(training(digits_store, out)).returncode == 0
     return out
 
 
@@ -70,7 +70,7 @@ def test_a_killed_run_resumes_to_the_same_bits(digits_store, uninterrupted, tmp_
             lambda wanted=wanted: len(list(out.glob("checkpoints/step-*"))) >= wanted,
             dice.random() * 0.05,
         )
-    subprocess.run(training(digits_store, out), check=True, capture_output=True, cwd=ROOT)
+    assert finished(training(digits_store, out)).returncode == 0
     assert_same_run(uninterrupted, out)
     assert not list(out.glob("checkpoints/.*"))
 
@@ -89,13 +89,13 @@ def test_sigterm_saves_and_says_how_to_go_on(digits_store, uninterrupted, tmp_pa
     assert "run the same command again to go on" in stderr and "Traceback" not in stderr
     stopped = Run(out).metrics()[-1]["step"]
     assert Run(out).checkpoint().step == stopped  # and a row was written for it
-    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    assert finished(command).returncode == 0
     assert_same_run(uninterrupted, out, split=stopped)
 
 
 def test_a_damaged_newest_checkpoint_is_named_and_skipped(digits_store, uninterrupted, tmp_path):
     out = tmp_path / "damaged"
-    subprocess.run(training(digits_store, out), check=True, capture_output=True, cwd=ROOT)
+    assert finished(training(digits_store, out)).returncode == 0
     victim = out / "checkpoints" / f"step-{STEPS:08d}" / "ema.safetensors"
     os.truncate(victim, 1000)
     again = subprocess.run(
@@ -108,11 +108,11 @@ def test_a_damaged_newest_checkpoint_is_named_and_skipped(digits_store, uninterr
 
 def test_no_whole_checkpoint_is_not_a_fresh_start(digits_store, tmp_path):
     out = tmp_path / "damaged"
-    subprocess.run(training(digits_store, out), check=True, capture_output=True, cwd=ROOT)
+    assert finished(training(digits_store, out)).returncode == 0
     for victim in out.glob("checkpoints/step-*/model.safetensors"):
         os.truncate(victim, 1000)
     rows = (out / "metrics.jsonl").read_text()
-    again = subprocess.run(training(digits_store, out), capture_output=True, text=True, cwd=ROOT)
+    again = finished(training(digits_store, out))
     assert again.returncode == 1 and "no checkpoint in" in again.stderr
     assert (out / "metrics.jsonl").read_text() == rows
 
@@ -120,7 +120,7 @@ def test_no_whole_checkpoint_is_not_a_fresh_start(digits_store, tmp_path):
 def test_fp16_trains_with_a_scaler_that_is_saved(digits_store, tmp_path):
     out = tmp_path / "half"
     command = [*training(digits_store, out), "--set", "train.precision=fp16"]
-    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    assert finished(command).returncode == 0
     assert all(row["loss"] < 10 for row in losses(out))
     training_state = torch.load(
         out / "checkpoints" / f"step-{STEPS:08d}" / "training.pt", weights_only=True
@@ -143,7 +143,7 @@ def test_auto_precision_is_settled_once(digits_store, tmp_path):
 def test_a_loss_that_is_not_finite_stops_before_the_weights(digits_store, tmp_path):
     out = tmp_path / "nan"
     command = [*training(digits_store, out), "--set", "train.lr=1e30"]
-    process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    process = finished(command)
     assert process.returncode == 1 and "Traceback" not in process.stderr
     assert "is not finite at step" in process.stderr
     for folder in out.glob("checkpoints/step-*"):
@@ -168,7 +168,7 @@ def test_the_two_recipes_see_the_same_data_noise_and_start(digits_store, tmp_pat
     sit = training(digits_store, tmp_path / "sit", "digits-sit")
     zero = [*training(digits_store, tmp_path / "zero"), "--set", "align.sra2.weight=0"]
     for command in (sit, zero):
-        subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+        assert finished(command).returncode == 0
     a, b = weights(tmp_path / "sit"), weights(tmp_path / "zero")
     assert all(torch.equal(a["ema"][k], b["ema"][k]) for k in a["ema"])
     assert losses(tmp_path / "sit") == losses(tmp_path / "zero")

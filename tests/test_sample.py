@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import one_line
+from conftest import finished, one_line
 from PIL import Image
 
 from sra2cli.config import recipe
@@ -49,12 +49,7 @@ def test_batches_and_processes_draw_the_same_bits(run, tmp_path, solver):
     variants["two"] = ["--batch", 5, "--processes", 2]
     found = {}
     for name, options in variants.items():
-        process = subprocess.run(
-            command(run, tmp_path / name, "--solver", solver, *options),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
+        process = finished(command(run, tmp_path / name, "--solver", solver, *options))
         assert process.returncode == 0, process.stderr
         found[name] = images(tmp_path / name)
         assert len(found[name]) == 17
@@ -63,7 +58,7 @@ def test_batches_and_processes_draw_the_same_bits(run, tmp_path, solver):
 
 def kills(run: Path, tmp_path: Path, count: int, *options: object) -> tuple[Path, Path]:
     """A folder drawn under kills, and one drawn without."""
-    subprocess.run(command(run, tmp_path / "whole"), cwd=ROOT, check=True, capture_output=True)
+    assert finished(command(run, tmp_path / "whole")).returncode == 0
     out, dice = tmp_path / "killed", random.Random(0)
     for _ in range(count):
         process = subprocess.Popen(
@@ -79,7 +74,7 @@ def kills(run: Path, tmp_path: Path, count: int, *options: object) -> tuple[Path
         process.send_signal(signal.SIGKILL)
         process.wait()
     last = command(run, out, *options)
-    subprocess.run(last, cwd=ROOT, check=True, capture_output=True)
+    assert finished(last).returncode == 0
     assert json.loads((out / "samples.json").read_text())["complete"]
     return out, tmp_path / "whole"
 

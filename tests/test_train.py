@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import one_line
+from conftest import Finished, finished, one_line
 from safetensors.torch import load_file
 from test_encoders import dinov2  # noqa: F401  (a fixture)
 
@@ -42,8 +42,8 @@ def command(store: Path, out: Path, *settings: str, processes: int = 1) -> list[
     return [*start, *arguments]
 
 
-def run(arguments: list[str], *, code: int = 0) -> subprocess.CompletedProcess:
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+def run(arguments: list[str], *, code: int = 0) -> Finished:
+    done = finished(arguments)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done
