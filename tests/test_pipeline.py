@@ -233,8 +233,8 @@ def test_real_digits_are_their_own_reference(run_sra2, digits_folder):
 
 def test_demo_end_to_end_small(run_sra2, tmp_path, monkeypatch):
     """Six steps instead of 2,400, fewer samples; all files there, run again does nothing twice."""
-    monkeypatch.setattr(demo, "JUDGED_COUNT", 70)
-    monkeypatch.setattr(demo, "SHOWN_COUNT", 20)
+    monkeypatch.setattr(demo, "JUDGED_COUNT", 30)
+    monkeypatch.setattr(demo, "SHOWN_COUNT", 10)
     first = run_sra2("demo", "--steps", 6)
     assert first.returncode == 0, first.stderr
     out = tmp_path / "runs" / "demo"
