@@ -176,14 +176,18 @@ def _said(failures: list[Any]) -> int:
     """
     recorded = [f for f in failures if isinstance(f.message, dict)]
     own = [f for f in recorded if not f.message["message"].startswith(PeerLostError.__name__)]
-    killed = [f for f in failures if f.exitcode < 0]
-    for line in dict.fromkeys(f.message["message"].partition(": ")[2] for f in own or recorded):
+    killed = [f for f in failures if f.exitcode < 0 and f.exitcode != -signal.SIGTERM]
+    said = own or ([] if killed else recorded)
+    for line in dict.fromkeys(f.message["message"].partition(": ")[2] for f in said):
         print(f"error: {line}", file=sys.stderr)
-    if not recorded and killed:
+    if said:  # by its kind: the process itself may have been ended while it was leaving
+        kind = said[0].message["message"].partition(": ")[0]
+        return SetupError.exit_code if kind == SetupError.__name__ else UserError.exit_code
+    if killed:
         name = signal.Signals(-killed[0].exitcode).name
         print(f"error: a process of this command was ended by {name}", file=sys.stderr)
-    first = (own or killed or failures)[0].exitcode
-    return first if first > 0 else 128 - first
+    first = (killed or failures)[0].exitcode
+    return int(first if first > 0 else 128 - first)
 
 
 def leave_error(error: UserError) -> bool:
