@@ -20,7 +20,7 @@ from sra2cli.config.methods import MethodSettings
 Solver = Literal["em", "euler", "heun"]
 PathKind = Literal["linear", "cosine"]
 Precision = Literal["fp32", "bf16", "fp16"]
-SOLVERS, PRECISIONS = get_args(Solver), get_args(Precision)
+SOLVERS = get_args(Solver)
 
 
 @settings
