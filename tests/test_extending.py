@@ -339,7 +339,7 @@ def test_a_metric(run_sra2, digits_folder, monkeypatch):
 
 
 def test_a_source(run_sra2, tmp_path, monkeypatch):
-    def open_raw(root, files):
+    def open_raw(root, files, choice):
         """Raw 8x8 greys, 64 bytes each."""
         data = files[0].read_bytes()
 

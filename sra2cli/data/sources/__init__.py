@@ -15,32 +15,32 @@ from pathlib import Path
 
 from sra2cli.core.errors import SetupError
 from sra2cli.data.sources import archive, folder, hdf5, parquet
-from sra2cli.data.sources.layout import Source, VanishedError
+from sra2cli.data.sources.layout import CONVENTION, Choice, Source, VanishedError
 
-__all__ = ["OPENERS", "Source", "VanishedError", "open_source"]
+__all__ = ["OPENERS", "Choice", "Source", "VanishedError", "open_source"]
 
 
 @dataclass(frozen=True)
 class Opener:
-    """A row. open(root, files): the source, root being what the user gave.
+    """A row. open(root, files, choice): the source, root being what the user gave.
 
     several: whether many files may be one source.
     """
 
-    open: Callable[[Path, list[Path]], Source]
+    open: Callable[[Path, list[Path], Choice], Source]
     several: bool = False
 
 
 OPENERS: dict[str, Opener] = {  # by suffix; a folder without such files holds images
-    ".zip": Opener(lambda root, files: archive.open_zip(files[0])),
-    ".tar": Opener(archive.open_tars, several=True),
+    ".zip": Opener(lambda root, files, choice: archive.open_zip(files[0])),
+    ".tar": Opener(lambda root, files, choice: archive.open_tars(root, files), several=True),
     ".parquet": Opener(parquet.open_parquet, several=True),
-    ".h5": Opener(lambda root, files: hdf5.open_hdf5(files[0])),
-    ".hdf5": Opener(lambda root, files: hdf5.open_hdf5(files[0])),
+    ".h5": Opener(lambda root, files, choice: hdf5.open_hdf5(files[0])),
+    ".hdf5": Opener(lambda root, files, choice: hdf5.open_hdf5(files[0])),
 }
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, choice: Choice = CONVENTION) -> Source:
     """List what a folder, file or quoted pattern ("data/train-*.parquet") holds.
 
     Raises:
@@ -51,9 +51,9 @@ def open_source(path: Path) -> Source:
         files = [Path(p) for p in sorted(glob.glob(str(path)))]
         if not files:
             raise SetupError(f"no files match {path}")
-        return _open_files(path, files)
+        return _open_files(path, files, choice)
     if path.is_file():
-        return _open_files(path, [path])
+        return _open_files(path, [path], choice)
     if not path.is_dir():
         raise SetupError(f"no image folder {path}")
     shards = sorted(path.glob("*.tar")) or sorted(path.glob("**/*.parquet"))
@@ -65,16 +65,16 @@ def open_source(path: Path) -> Source:
             f"{path} holds {shards[0].suffix} files ({shards[0].name}) beside images ({image}): "
             "move either away, or give the files as a quoted pattern"
         )
-    return _open_files(path, shards)
+    return _open_files(path, shards, choice)
 
 
-def _open_files(root: Path, files: list[Path]) -> Source:
+def _open_files(root: Path, files: list[Path], choice: Choice) -> Source:
     suffixes = {p.suffix.lower() for p in files}
     if len(suffixes) > 1:
         raise SetupError(f"{root} matches files of several kinds: {', '.join(sorted(suffixes))}")
     opener = OPENERS.get(suffixes.pop())
     if opener is not None and (opener.several or len(files) == 1):
-        return opener.open(root, files)
+        return opener.open(root, files, choice)
     kinds = ", ".join(OPENERS)
     raise SetupError(
         f"{root} is not a source of images: expected a folder or a file of {kinds} "

@@ -34,6 +34,25 @@ FAILING = {  # what says that a disk or the network fails, rather than an image
 }
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What the user chose where a source can be read in several ways; None: the convention.
+
+    Attributes:
+        image: the column of images. label: the column of labels, or "cls" or "json" files.
+        split: train, test, …
+        classes_from: "folders" or "dataset.json".
+    """
+
+    image: str | None = None
+    label: str | None = None
+    split: str | None = None
+    classes_from: str | None = None
+
+
+CONVENTION = Choice()
+
+
 class VanishedError(Exception):
     """The source cannot be reached any more: a reason to stop, not to skip an image."""
 

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.data.sources.layout import Source, whole_numbers
+from sra2cli.data.sources.layout import Choice, Source, whole_numbers
 
 IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp")  # where a file does not say which it is
 LABELS = ("label", "labels", "cls", "class")
 
 
-def open_parquet(root: Path, files: list[Path]) -> Source:
+def open_parquet(root: Path, files: list[Path], choice: Choice) -> Source:
     """List the rows of one split.
 
     Raises:
