@@ -1,6 +1,7 @@
 """Layers that backbones share."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -57,21 +58,63 @@ class LabelEmbed(nn.Module):
         return self.embedding_table(y)
 
 
+Norm = Callable[[int], nn.Module]  # of a width
+
+
 class Attention(nn.Module):
-    def __init__(self, width: int, heads: int, qk_norm: bool):
+    """Self-attention over tokens (B, T, D).
+
+    qk_norm: of queries and keys, before they are turned. rotary: what turns them by position.
+    """
+
+    def __init__(
+        self, width: int, heads: int, qk_norm: Norm | None, rotary: "Rotary | None" = None
+    ):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
-        self.q_norm = nn.LayerNorm(width // heads) if qk_norm else nn.Identity()
-        self.k_norm = nn.LayerNorm(width // heads) if qk_norm else nn.Identity()
+        self.q_norm = qk_norm(width // heads) if qk_norm else nn.Identity()
+        self.k_norm = qk_norm(width // heads) if qk_norm else nn.Identity()
+        self.rotary = rotary or nn.Identity()
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         B, T, D = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.heads, D // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, T, D/heads)
-        x = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
+        q, k = self.rotary(self.q_norm(q)), self.rotary(self.k_norm(k))
+        x = F.scaled_dot_product_attention(q, k, v)
         return self.proj(x.transpose(1, 2).reshape(B, T, D))
+
+
+class Rotary(nn.Module):
+    """2-D rotary positions (arXiv 2104.09864) of the tokens of a square, row by row.
+
+    The first half of a head's dimensions is turned by the row, the second by the column; adjacent
+    dimensions (2i, 2i+1) are a plane, turned by the angle position * 10000^(-i / (d/4)).
+
+    Args:
+        dim: d, of a head; a multiple of 4. side: tokens along a side.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, dim: int, side: int):
+        super().__init__()
+        omega = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+        angles = torch.arange(side, dtype=torch.float64)[:, None] * omega  # (side, d/4)
+        rows = angles[:, None].expand(side, side, -1)
+        columns = angles[None].expand(side, side, -1)
+        planes = torch.cat([rows, columns], dim=2).reshape(side * side, dim // 2)
+        self.register_buffer("cos", planes.cos().float(), persistent=False)
+        self.register_buffer("sin", planes.sin().float(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, heads, T, d) → the same, turned."""
+        a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+        turned = torch.stack([a * self.cos - b * self.sin, b * self.cos + a * self.sin], dim=-1)
+        return turned.flatten(-2).to(x.dtype)
 
 
 class Mlp(nn.Module):
@@ -82,6 +125,50 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class SwiGlu(nn.Module):
+    """Gated feed-forward layer (arXiv 2002.05202)."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.w12 = nn.Linear(width, 2 * hidden)
+        self.w3 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)
+
+
+class Block(nn.Module):
+    """Transformer block with adaLN-Zero conditioning (DiT, arXiv 2212.09748)."""
+
+    def __init__(self, width: int, norm: Norm, attn: Attention, mlp: nn.Module):
+        super().__init__()
+        self.norm1 = norm(width)
+        self.attn = attn
+        self.norm2 = norm(width)
+        self.mlp = mlp
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c).chunk(6, dim=1)
+        x = x + gate1.unsqueeze(1) * self.attn(modulate(self.norm1(x), shift1, scale1))
+        return x + gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
+
+
+class FinalLayer(nn.Module):
+    """Tokens (B, T, D) → (B, T, rows)."""
+
+    def __init__(self, width: int, norm: Norm, rows: int):
+        super().__init__()
+        self.norm_final = norm(width)
+        self.linear = nn.Linear(width, rows)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        shift, scale = self.adaLN_modulation(c).chunk(2, dim=1)
+        return self.linear(modulate(self.norm_final(x), shift, scale))
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

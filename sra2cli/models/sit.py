@@ -4,7 +4,7 @@ Parameter names are those of the published SiT, REPA and SRA checkpoints. Heads 
 elsewhere: SiT only offers its tokens after any block ("taps").
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,11 +14,13 @@ from sra2cli.config.settings import Data, Model
 from sra2cli.models.contract import Backbone, Condition, Shape
 from sra2cli.models.layers import (
     Attention,
+    Block,
+    FinalLayer,
     LabelEmbed,
     Mlp,
+    Norm,
     PatchEmbed,
     TimeEmbed,
-    modulate,
     sincos_positions,
     unpatchify,
 )
@@ -70,47 +72,21 @@ class SiTConfig:
         return asdict(self)
 
 
-def named_size(name: str) -> dict[str, int]:
+def named_size(name: str, table: Mapping[str, Mapping[str, int]] = SIZES) -> dict[str, int]:
     """Depth, width, heads and patch of a size such as "XL/2".
 
     Raises:
-        ValueError: for a name that is not SIZE/PATCH of the tables above.
+        ValueError: for a name that is not SIZE/PATCH of the table.
     """
     size, _, patch = name.partition("/")
-    if size not in SIZES or not patch.isdigit() or int(patch) not in PATCHES:
-        sizes, patches = ", ".join(SIZES), ", ".join(map(str, PATCHES))
+    if size not in table or not patch.isdigit() or int(patch) not in PATCHES:
+        sizes, patches = ", ".join(table), ", ".join(map(str, PATCHES))
         raise ValueError(f"unknown size {name!r}: one of {sizes} with a patch of {patches}, as B/2")
-    return {**SIZES[size], "patch": int(patch)}
+    return {**table[size], "patch": int(patch)}
 
 
-class Block(nn.Module):
-    """Transformer block with adaLN-Zero conditioning."""
-
-    def __init__(self, config: SiTConfig):
-        super().__init__()
-        width = config.width
-        self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.attn = Attention(width, config.heads, config.qk_norm)
-        self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.mlp = Mlp(width, int(width * config.mlp_ratio))
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c).chunk(6, dim=1)
-        x = x + gate1.unsqueeze(1) * self.attn(modulate(self.norm1(x), shift1, scale1))
-        return x + gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
-
-
-class FinalLayer(nn.Module):
-    def __init__(self, config: SiTConfig):
-        super().__init__()
-        self.norm_final = nn.LayerNorm(config.width, elementwise_affine=False, eps=1e-6)
-        self.linear = nn.Linear(config.width, config.patch**2 * config.channels)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(config.width, 2 * config.width))
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        shift, scale = self.adaLN_modulation(c).chunk(2, dim=1)
-        return self.linear(modulate(self.norm_final(x), shift, scale))
+def layer_norm(width: int) -> nn.Module:
+    return nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
 
 
 class SiT(Backbone):
@@ -121,6 +97,9 @@ class SiT(Backbone):
     """
 
     kind = "sit"
+    config_class: type[SiTConfig] = SiTConfig
+    sizes: Mapping[str, Mapping[str, int]] = SIZES
+    norm: Norm = staticmethod(layer_norm)
     of_resolution = ("pos_embed",)
     of_labels = ("y_embedder",)
 
@@ -133,16 +112,23 @@ class SiT(Backbone):
         self.y_embedder = LabelEmbed(config.classes, width) if config.classes else None
         self.pos_embed: Tensor
         self.register_buffer("pos_embed", sincos_positions(width, config.latent // config.patch))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.final_layer = FinalLayer(config)
+        self.blocks = nn.ModuleList(self.make_blocks(config))
+        self.final_layer = FinalLayer(width, self.norm, config.patch**2 * config.channels)
         self.initialise()
+
+    def make_blocks(self, config: SiTConfig) -> Iterator[Block]:
+        """Its blocks, from the first to the last."""
+        width, qk_norm = config.width, nn.LayerNorm if config.qk_norm else None
+        for _ in range(config.depth):
+            attn = Attention(width, config.heads, qk_norm)
+            yield Block(width, self.norm, attn, Mlp(width, int(width * config.mlp_ratio)))
 
     @classmethod
     def configure(cls, model: Model, data: Data) -> SiTConfig:
         """The config of a recipe's size, for latents and classes of its data."""
         shape = {k: getattr(model, k) for k in ("depth", "width", "heads", "patch")}
-        return SiTConfig(
-            **(shape if model.size == "custom" else named_size(model.size)),
+        return cls.config_class(
+            **(shape if model.size == "custom" else named_size(model.size, cls.sizes)),
             qk_norm=model.qk_norm,
             channels=data.channels or 0,
             latent=data.latent or 0,
@@ -151,7 +137,7 @@ class SiT(Backbone):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "SiT":
-        return cls(SiTConfig(**config))
+        return cls(cls.config_class(**config))
 
     def initialise(self) -> None:
         """As DiT and SiT: Xavier linears, zero modulations and output, so v starts at 0."""
