@@ -21,7 +21,7 @@ from sra2cli.runs.naming import split_step
 
 DRAWING = (  # options that mean nothing for images that are there already
     *("num", "step", "vae", "num_heads", "kind", "seed", "labels", "preset", "solver", "steps"),
-    *("last_step", "cfg", "interval", "cfg_channels", "precision", "compile", "processes"),
+    *("last_step", "shift", "cfg", "interval", "cfg_channels", "precision", "compile", "processes"),
 )
 
 
@@ -56,6 +56,7 @@ def evaluate(
         str | None, o.how("Solver steps; with commas, each in turn. [default: 250]")
     ] = None,
     last_step: o.LastStep = None,
+    shift: o.Shift = None,
     cfg: Annotated[str | None, o.how("Guidance scales; with commas, each. [default: 1]")] = None,
     interval: Annotated[
         str | None, o.how("Guidance intervals a:b; with commas, each. [default: 0:1]")
@@ -111,6 +112,7 @@ def evaluate(
             labels=labels,
             solver=solver,
             last_step=last_step,
+            shift=shift,
             cfg_channels=cfg_channels,
             seed=seed,
         )

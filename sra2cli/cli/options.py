@@ -68,11 +68,18 @@ Vae = Annotated[
 Num = Annotated[int | None, what("Samples to draw.")]
 # How images are drawn.
 Preset = Annotated[
-    str | None, how("Of a paper: sra2, repa, sit; or digits. Options override.", complete=presets)
+    str | None,
+    how(
+        "Of a paper: sra2, repa, sit, lightningdit; or digits. Options override.", complete=presets
+    ),
 ]
 Labels = Annotated[str | None, how("random, balanced, or classes as 0,1,2. [default: random]")]
 Solver = Annotated[str | None, how("em (SDE), euler or heun (ODE). [default: em]")]
 LastStep = Annotated[float | None, how("em: length of its noise-free last step. [default: 0.04]")]
+Shift = Annotated[
+    float | None,
+    how("euler, heun: of the grid of times; LightningDiT's 0.3 is 3.333 here. [default: 1]"),
+]
 CfgChannels = Annotated[int | None, how("Guide the first n latent channels only.")]
 # How they are judged.
 Metrics = Annotated[

@@ -40,6 +40,7 @@ def sample(
     solver: o.Solver = None,
     steps: Annotated[int | None, o.how("Solver steps. [default: 250]")] = None,
     last_step: o.LastStep = None,
+    shift: o.Shift = None,
     cfg: Annotated[float | None, o.how("Guidance scale; 1 is none. [default: 1]")] = None,
     interval: Annotated[
         str | None, o.how("Times a:b in which guidance applies. [default: 0:1]")
@@ -79,6 +80,7 @@ def sample(
             solver=solver,
             steps=steps,
             last_step=last_step,
+            shift=shift,
             cfg=cfg,
             interval=None if interval is None else parse_interval(interval),
             cfg_channels=cfg_channels,

@@ -78,7 +78,8 @@ class Train:
     lr_decay: Literal["constant", "cosine"] = "constant"  # cosine: to 0 at the last step
     betas: Fractions = (0.9, 0.999)
     weight_decay: NotNegative = 0.0
-    grad_clip: Positive = 1.0
+    grad_clip: Positive | None = 1.0  # null: none
+    cosine_loss: NotNegative = 0.0  # weight of 1 - cosine of the velocities (LightningDiT: 1)
     label_dropout: Fraction = 0.1
     ema: Fraction = 0.9999
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where it is fast

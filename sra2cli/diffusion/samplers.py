@@ -21,28 +21,29 @@ __all__ = ["Velocity", "euler", "euler_maruyama", "guided", "heun"]
 Noise = Callable[[int], Tensor]
 
 
-def euler(v: Velocity, x: Tensor, *, steps: int) -> Tensor:
+def euler(v: Velocity, x: Tensor, *, steps: int, shift: float = 1.0) -> Tensor:
     """Euler's method on dx/dt = v over linspace(1, 0, steps + 1). First order.
 
     Args:
         x: (B, ...) standard normal noise, the state at t = 1.
+        shift: S of the grid, see `shifted`; 1: it is even.
 
     Returns:
         The state at t = 0, float64.
     """
-    grid = _linspace(1.0, 0.0, steps + 1)
+    grid = shifted(_linspace(1.0, 0.0, steps + 1), shift)
     x = x.double()
     for t, t_next in pairwise(grid):
         x = x + (t_next - t) * v(x, t, t)
     return x
 
 
-def heun(v: Velocity, x: Tensor, *, steps: int) -> Tensor:
+def heun(v: Velocity, x: Tensor, *, steps: int, shift: float = 1.0) -> Tensor:
     """Heun's method on the same grid: second order, 2 * steps - 1 evaluations.
 
     The corrector runs on all but the last step, and sees the guidance of the step's first time.
     """
-    grid = _linspace(1.0, 0.0, steps + 1)
+    grid = shifted(_linspace(1.0, 0.0, steps + 1), shift)
     x = x.double()
     for i, (t, t_next) in enumerate(pairwise(grid)):
         slope = v(x, t, t)
@@ -81,6 +82,14 @@ def euler_maruyama(
         if i < steps - 1:
             x = x + (2 * t * (t - t_next)) ** 0.5 * noise(i).to(x)
     return x
+
+
+def shifted(grid: list[float], shift: float) -> list[float]:
+    """Times w → S w / (1 + (S - 1) w): above 1, more steps lie near noise (arXiv 2403.03206).
+
+    LightningDiT's timestep shift s, with its time from noise to data, is S = 1 / s here.
+    """
+    return [shift * w / (1 + (shift - 1) * w) for w in grid]
 
 
 def _linspace(start: float, stop: float, num: int) -> list[float]:

@@ -85,7 +85,7 @@ def draw_latents(
             kind=kind,
         )
     solver = samplers.heun if sampling.solver == "heun" else samplers.euler
-    return solver(v, start, steps=sampling.steps)
+    return solver(v, start, steps=sampling.steps, shift=sampling.shift)
 
 
 def draw(

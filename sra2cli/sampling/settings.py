@@ -19,6 +19,7 @@ class Sampling:
     Args:
         steps: evaluations of the velocity (Heun: 2 * steps - 1).
         last_step: of Euler-Maruyama, noise-free.
+        shift: of the times of euler and heun, see `samplers.shifted`; 1.0 is none.
         cfg: guidance scale, 1.0 is none; interval: times in which it applies.
         cfg_channels: guide the first n latent channels only; None: all.
         labels: "random", "balanced" (0, 1, 2, … in turn), or class numbers to walk through.
@@ -27,6 +28,7 @@ class Sampling:
     solver: Solver = "em"
     steps: int = 250
     last_step: float = 0.04
+    shift: float = 1.0
     cfg: float = 1.0
     interval: tuple[float, float] = (0.0, 1.0)
     cfg_channels: int | None = None
@@ -43,7 +45,9 @@ class Sampling:
         return labels_of(indices, self.labels, self.seed, shape.classes)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "interval": list(self.interval)}
+        """As it is recorded; without what was not asked for, so that older records fit."""
+        values = {**asdict(self), "interval": list(self.interval)}
+        return {k: v for k, v in values.items() if k != "shift" or v != 1.0}
 
     def check(self, shape: Shape) -> None:
         """Raise SetupError for settings that mean nothing for a network of this shape."""
@@ -53,6 +57,10 @@ class Sampling:
             raise SetupError(f"--steps {self.steps} is too few for solver {self.solver}")
         if not 0 < self.last_step < 1:
             raise SetupError("--last-step lies between 0 and 1")
+        if not math.isfinite(self.shift) or self.shift <= 0:
+            raise SetupError(f"--shift is a number above 0, not {self.shift:g}")
+        if self.shift != 1.0 and self.solver == "em":
+            raise SetupError("--shift is for the solvers euler and heun")
         if not 0 <= self.interval[0] < self.interval[1] <= 1:
             raise SetupError("--interval is a:b with 0 <= a < b <= 1")
         if not math.isfinite(self.cfg) or self.cfg < 0:
@@ -65,12 +73,15 @@ class Sampling:
 
 
 PAPER = {"solver": "em", "steps": 250, "last_step": 0.04}
+LIGHTNING = {"solver": "euler", "steps": 249, "shift": 1 / 0.3, "cfg_channels": 3}
 
 
 PRESETS: dict[str, dict[str, Any]] = {  # what guided numbers are reported with
     "sra2": {**PAPER, "cfg": 1.8, "interval": (0.0, 0.7)},
     "repa": {**PAPER, "cfg": 1.8, "interval": (0.0, 0.7)},
     "sit": {**PAPER, "cfg": 1.5, "cfg_channels": 3},
+    "lightningdit-64ep": {**LIGHTNING, "cfg": 10.0, "interval": (0.0, 0.89)},
+    "lightningdit": {**LIGHTNING, "cfg": 6.7, "interval": (0.0, 0.875)},  # of 800 epochs
     "digits": {"solver": "euler", "steps": 25, "labels": "balanced"},  # as fd-digits is defined
 }
 

@@ -86,7 +86,7 @@ class Engine:
             for name, loss in losses.items():
                 total[name] = total.get(name, 0) + loss.detach() / len(raws)
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self._trained(factors), settings.grad_clip)
+        norm = self._clip(self._trained(factors))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(settings, self.step)
         self.step += 1
@@ -97,6 +97,12 @@ class Engine:
         if self.scaler.is_enabled():  # a step that overflowed is skipped, and has no numbers
             found = {name: torch.where(x.isfinite(), x, 0.0) for name, x in found.items()}
         self._add(found)
+
+    def _clip(self, trained: list[torch.nn.Parameter]) -> Tensor:
+        """The norm of the gradients, which are cut to train.grad_clip if there is one."""
+        if (bound := self.recipe.train.grad_clip) is not None:
+            return torch.nn.utils.clip_grad_norm_(trained, bound)
+        return torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
 
     def _trained(self, factors: Mapping[str, float]) -> list[torch.nn.Parameter]:
         """What has a gradient at this step: a norm over heads that are switched off too would

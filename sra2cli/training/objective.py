@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sra2cli import align
@@ -17,6 +18,9 @@ from sra2cli.models.build import build, shape_of
 class Objective(nn.Module):
     """L = L_denoise + sum of factor * L_align (SRA 2 eq. 8).
 
+    With a cosine term (train.cosine_loss) L_denoise is joined by the weighted mean over positions
+    of 1 - cosine of the velocities, over channels (LightningDiT, arXiv 2501.01423).
+
     Args:
         recipe: shape of the network, path, methods.
         feature_width: of the encoder features, for methods that need them.
@@ -27,7 +31,7 @@ class Objective(nn.Module):
 
     def __init__(self, recipe: Recipe, *, feature_width: int | None = None):
         super().__init__()
-        self.kind = recipe.path.kind
+        self.kind, self.cosine_weight = recipe.path.kind, recipe.train.cosine_loss
         with _Seeded(recipe.seed, 0):
             self.network = build(recipe)
         with _Seeded(recipe.seed, 1):
@@ -47,7 +51,8 @@ class Objective(nn.Module):
         factors: Mapping[str, float] | None = None,
         teacher: align.Teacher | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of a batch, float32 scalars: "loss" (the total), "denoise", one per method.
+        """Losses of a batch, float32 scalars: "loss" (the total), "denoise", "cosine" if
+        there is a cosine term, one per method.
 
         Args:
             factors: None: those of the first step. A method whose factor is 0 has no loss.
@@ -63,6 +68,9 @@ class Objective(nn.Module):
         out = self.network(x_t, batch.t, condition, taps=depths)
         losses = {"denoise": (out.v.float() - v).square().mean()}
         total = losses["denoise"]
+        if self.cosine_weight:
+            losses["cosine"] = 1 - F.cosine_similarity(out.v.float(), v, dim=1, eps=1e-8).mean()
+            total = total + self.cosine_weight * losses["cosine"]
         inputs = align.AlignInputs(
             z=batch.z,
             mean=batch.mean,
