@@ -17,6 +17,7 @@ def guided(
     scale: float = 1.0,
     interval: tuple[float, float] = (0.0, 1.0),
     channels: int | None = None,
+    class_scale: float | None = None,
 ) -> Velocity:
     """The model's velocity under classifier-free guidance, v_null + scale * (v_c - v_null).
 
@@ -25,6 +26,7 @@ def guided(
         scale: 1 is no guidance, and costs one forward pass instead of two.
         interval: times, both ends included, in which guidance applies (arXiv 2404.07724).
         channels: guide the first n channels only (SiT and DiT guide 3 of 4); None: all.
+        class_scale: of a class token in the state (REG); 0: it is not guided; None: as the latent.
 
     Returns:
         v(x, t, t_step): float64 in, float64 out; x is a state of any shape, batch first.
@@ -41,7 +43,6 @@ def guided(
         both = told + model.null(told)
         out = model(torch.cat([x32, x32]), torch.cat([times, times]), both).v
         v_c, v_null = out.double().chunk(2)
-        v = v_null + scale * (v_c - v_null)
-        return v if channels is None else torch.cat([v[:, :channels], v_c[:, channels:]], 1)
+        return model.guide(v_c, v_null, scale=scale, channels=channels, class_scale=class_scale)
 
     return v

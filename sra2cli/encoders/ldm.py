@@ -99,7 +99,7 @@ def _renamed(key: str, value: Tensor, last: int) -> tuple[str, Tensor]:
     for pattern, name in NAMES:
         key = re.sub(pattern, name, key)
     if ".attentions." in key:
-        head, part, kind = re.match(r"(.*\.attentions\.\d+)\.(\w+)\.(\w+)$", key).groups()
+        head, part, kind = key.rsplit(".", 2)
         if part != "norm" and kind == "weight":
             value = value.flatten(1)  # a 1x1 convolution is a linear layer
         key = f"{head}.{ATTENTION[part]}.{kind}"

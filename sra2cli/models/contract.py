@@ -59,13 +59,21 @@ class Output(_Output):
     """Velocity v, shaped as x_t, and {depth: tokens (B, T, D)}; unpacks as these two.
 
     c: (B, D), the vector the blocks were conditioned with; None where there is none.
+    class_taps: {depth: class token (B, D)}; empty where a network has none.
     """
 
     c: Tensor | None
+    class_taps: dict[int, Tensor]
 
-    def __new__(cls, v: Tensor, taps: dict[int, Tensor], c: Tensor | None = None) -> "Output":
+    def __new__(
+        cls,
+        v: Tensor,
+        taps: dict[int, Tensor],
+        c: Tensor | None = None,
+        class_taps: dict[int, Tensor] | None = None,
+    ) -> "Output":
         self = super().__new__(cls, v, taps)
-        self.c = c
+        self.c, self.class_taps = c, class_taps or {}
         return self
 
 
@@ -75,6 +83,7 @@ class Shape:
 
     width: D, of its tokens. depth: its number of blocks. channels: C, of the latent; latent: its
     side. classes: labels it takes; 0: none. condition: its row of data.conditions.CONDITIONS.
+    class_width: F, of a class token that is noised beside the latent; 0: none.
     """
 
     width: int
@@ -84,6 +93,7 @@ class Shape:
     latent: int
     classes: int = 0
     condition: str = "label"
+    class_width: int = 0
 
     @property
     def conditional(self) -> bool:
@@ -102,7 +112,10 @@ class Shape:
 
     @property
     def state(self) -> tuple[int, ...]:
-        """Of what is noised and integrated, without the batch."""
+        """Of what is noised and integrated, without the batch: a latent, or latent and class token
+        packed into one vector."""
+        if self.class_width:
+            return (self.channels * self.latent**2 + self.class_width,)
         return (self.channels, self.latent, self.latent)
 
     @property
@@ -162,6 +175,46 @@ class Backbone(nn.Module):
         tokens: Tensor = stream
         return tokens
 
+    def class_token(self, stream: Any) -> Tensor | None:
+        """The class token (B, D) of a stream; None where it carries none."""
+        return None
+
+    def pack(self, z: Tensor, class_token: Tensor | None = None) -> Tensor:
+        """The state of a latent (B, C, H, W) and, if there is one, a class token (B, F)."""
+        return z if class_token is None else torch.cat([z.flatten(1), class_token], dim=1)
+
+    def unpack(self, state: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What `pack` packed; of a velocity, the two velocities."""
+        shape = self.shape
+        if not shape.class_width:
+            return state, None
+        z, class_token = state.split([state.shape[1] - shape.class_width, shape.class_width], 1)
+        return z.unflatten(1, (shape.channels, shape.latent, shape.latent)), class_token
+
+    def guide(
+        self,
+        v: Tensor,
+        v_null: Tensor,
+        *,
+        scale: float,
+        channels: int | None = None,
+        class_scale: float | None = None,
+    ) -> Tensor:
+        """Classifier-free guidance of velocities: v_null + scale * (v - v_null).
+
+        Args:
+            channels: guide the first n channels of the latent only; None: all.
+            class_scale: of the class token; 0: it is not guided; None: as the latent.
+        """
+        (z, token), (z_null, token_null) = self.unpack(v), self.unpack(v_null)
+        guided = z_null + scale * (z - z_null)
+        if channels is not None:
+            guided = torch.cat([guided[:, :channels], z[:, channels:]], 1)
+        if token is not None and token_null is not None and class_scale != 0:
+            by = scale if class_scale is None else class_scale
+            token = token_null + by * (token - token_null)
+        return self.pack(guided, token)
+
     def null(self, condition: Condition, drop: Tensor | None = None) -> Condition:
         """The unconditional condition: for all, or where `drop` (B,) is true.
 
@@ -187,19 +240,21 @@ class Backbone(nn.Module):
         """Velocity, and the tokens after the blocks named in `taps` (1-based depths).
 
         Args:
-            x_t: (B, C, H, W) noised latents.
+            x_t: (B, C, H, W) noised latents, or what `pack` makes of them and class tokens.
             t: (B,) times in [0, 1]; 0 is data.
             condition: a Condition, or labels (B,) in [0, classes], `classes` being the null class;
                 None for an unconditional network.
         """
         self._check_depths(taps)
         stream, c = self.embed(x_t, t, as_condition(condition))
-        tapped = {}
+        tapped, class_tapped = {}, {}
         for depth, block in enumerate(self.blocks, start=1):
             stream = self._run(block, stream, c)
             if depth in taps:
                 tapped[depth] = self.patch_tokens(stream)
-        return Output(self.velocity(stream, c), tapped, c)
+                if (token := self.class_token(stream)) is not None:
+                    class_tapped[depth] = token
+        return Output(self.velocity(stream, c), tapped, c, class_tapped)
 
     def tokens(
         self,

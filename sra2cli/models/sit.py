@@ -165,12 +165,16 @@ class SiT(Backbone):
 
     def embed(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """Tokens (B, T, D), and c (B, D): time plus label."""
-        c = self.t_embedder(t)
-        if self.y_embedder is not None:
-            if condition.y is None:
-                raise ValueError("this model is class-conditional: labels y are needed")
-            c = c + self.y_embedder(condition.y)
-        return self.x_embedder(x_t) + self.pos_embed, c
+        return self.x_embedder(x_t) + self.pos_embed, self.conditioning(t, condition)
+
+    def conditioning(self, t: Tensor, condition: Condition) -> Tensor:
+        """c (B, D): time plus label."""
+        c: Tensor = self.t_embedder(t)
+        if self.y_embedder is None:
+            return c
+        if condition.y is None:
+            raise ValueError("this model is class-conditional: labels y are needed")
+        return c + self.y_embedder(condition.y)
 
     def velocity(self, stream: Tensor, c: Tensor) -> Tensor:
         """(B, T, D) → (B, C, H, W)."""
