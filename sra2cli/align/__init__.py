@@ -33,6 +33,8 @@ def build(
             for depth in value if isinstance(value, tuple) else (value,):
                 if key.endswith(("depth", "depths")):
                     check_depth(f"align.{name}.{key}", depth, shape)
+        if "class token" in chosen.needs and not shape.class_width:
+            raise ValueError(f"align.{name} needs a network with a class token: model.kind=reg")
         if "features" in chosen.needs and feature_width is None:
             raise ValueError(f"align.{name} needs the width of its encoder's features")
         built[name] = method_class(name)(chosen, shape, feature_width=feature_width)

@@ -1,7 +1,7 @@
 """What an alignment method is, what it is given, and the helpers they share."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ class AlignInputs:
     t, teacher_uniform: (B,). condition: after dropout. c: (B, D), what the blocks were
     conditioned with, for heads that are modulated; None where a network has none.
     features: (B, T, F) of an image encoder, or None.
+    class_feature: (B, F) of the encoder; class_taps: {depth: class token (B, D)}; both only where
+    the network carries a class token.
     noised(t): x_t of this batch at other times (B,). teacher: where a method needs one.
     """
 
@@ -34,6 +36,8 @@ class AlignInputs:
     noised: Callable[[Tensor], Tensor]
     c: Tensor | None = None
     features: Tensor | None = None
+    class_feature: Tensor | None = None
+    class_taps: Mapping[int, Tensor] = field(default_factory=dict)
     teacher: Teacher | None = None
 
 

@@ -21,7 +21,17 @@ from sra2cli.runs.naming import split_step
 
 DRAWING = (  # options that mean nothing for images that are there already
     *("num", "step", "vae", "num_heads", "kind", "seed", "labels", "preset", "solver", "steps"),
-    *("last_step", "shift", "cfg", "interval", "cfg_channels", "precision", "compile", "processes"),
+    *(
+        "last_step",
+        "shift",
+        "cfg",
+        "interval",
+        "cfg_channels",
+        "class_cfg",
+        "precision",
+        "compile",
+        "processes",
+    ),
 )
 
 
@@ -62,6 +72,7 @@ def evaluate(
         str | None, o.how("Guidance intervals a:b; with commas, each. [default: 0:1]")
     ] = None,
     cfg_channels: o.CfgChannels = None,
+    class_cfg: o.ClassCfg = None,
     crop: Annotated[int | None, o.how("Centre-crop all images to this side, as ADM does.")] = None,
     distances: Annotated[
         str, o.how("Of precision and recall: float16 (as ADM) or float32.")
@@ -114,6 +125,7 @@ def evaluate(
             last_step=last_step,
             shift=shift,
             cfg_channels=cfg_channels,
+            class_cfg=class_cfg,
             seed=seed,
         )
         wanted, swept = sweep.points(

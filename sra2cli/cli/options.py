@@ -80,6 +80,9 @@ Shift = Annotated[
     float | None,
     how("euler, heun: of the grid of times; LightningDiT's 0.3 is 3.333 here. [default: 1]"),
 ]
+ClassCfg = Annotated[
+    float | None, how("REG: guidance scale of the class token; 0: none. [default: as --cfg]")
+]
 CfgChannels = Annotated[int | None, how("Guide the first n latent channels only.")]
 # How they are judged.
 Metrics = Annotated[

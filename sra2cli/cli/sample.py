@@ -46,6 +46,7 @@ def sample(
         str | None, o.how("Times a:b in which guidance applies. [default: 0:1]")
     ] = None,
     cfg_channels: o.CfgChannels = None,
+    class_cfg: o.ClassCfg = None,
     rounding: Annotated[str, o.how("To uint8: truncate (as REPA) or nearest.")] = "truncate",
     out: Annotated[Path | None, o.where("Folder; default: inside RUN/samples.")] = None,
     npz: Annotated[bool, o.where("Also write samples.npz, for ADM's evaluator.", "--npz")] = False,
@@ -84,6 +85,7 @@ def sample(
             cfg=cfg,
             interval=None if interval is None else parse_interval(interval),
             cfg_channels=cfg_channels,
+            class_cfg=class_cfg,
         )
         options = room.Options(
             step=step,

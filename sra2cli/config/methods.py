@@ -18,7 +18,8 @@ class MethodSettings:
     """What every method has; the blocks it aligns are settings whose names end in depth or depths.
 
     Class attributes: needs says what a method asks of a batch beside latents: "teacher" (tokens of
-    another network), "features" (of the image encoder that its setting `encoder` names).
+    another network), "features" (of the image encoder that its setting `encoder` names);
+    or of the network: "class token".
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -66,6 +67,16 @@ class REPA(MethodSettings):
 
 
 @settings
+class REG(REPA):
+    """REG (arXiv 2507.01467): REPA over class token and patches, for a network (model.kind: reg)
+    that is given the noised class token and predicts its velocity."""
+
+    needs = frozenset({"features", "class token"})
+
+    class_weight: NotNegative = 0.03  # of the class token's velocity loss; it outlasts `until`
+
+
+@settings
 class SRA(MethodSettings):
     """SRA (arXiv 2505.02831): align tokens with later tokens of the EMA at a cleaner time."""
 
@@ -105,6 +116,12 @@ METHODS: dict[str, Method] = {  # by their names in a recipe's `align`
         REPA,
         "sra2cli.align.repa:RepaAlignment",
         "REPA",
+        {"S": {"depth": 4}, "B": {"depth": 4}, "L": {"depth": 8}, "XL": {"depth": 8}},
+    ),
+    "reg": Method(
+        REG,
+        "sra2cli.align.reg:RegAlignment",
+        "REG",
         {"S": {"depth": 4}, "B": {"depth": 4}, "L": {"depth": 8}, "XL": {"depth": 8}},
     ),
     "sra": Method(

@@ -46,6 +46,7 @@ class Model:
     heads: Count | None = None
     patch: Count | None = None
     qk_norm: Flag = False
+    class_width: Count = 768  # of kind reg: the encoder's class feature
 
     def __post_init__(self) -> None:
         custom = {k: getattr(self, k) for k in ("depth", "width", "heads", "patch")}

@@ -19,6 +19,7 @@ from sra2cli.data.conditions import CONDITIONS
 from sra2cli.data.images import decode_image
 from sra2cli.data.sources import Source, VanishedError
 from sra2cli.data.store import Store
+from sra2cli.data.store_info import CLASS_FEATURE
 from sra2cli.diffusion.path import sample_times
 from sra2cli.encoders.first_stage import scaled_latents
 from sra2cli.encoders.image import Encoder
@@ -34,11 +35,12 @@ class Raw:
 
     moments: Tensor  # (B, 2C, h, w), as stored: float32 or float16
     posterior: Tensor  # (B, C, h, w) standard normals
-    noise: Tensor  # (B, C, h, w) standard normals
+    noise: Tensor  # (B, *state) standard normals
     scalars: Tensor  # (B, clock.SCALARS) uniforms
     condition: Condition  # what each sample shows
     features: Tensor | None  # (B, T, F), as stored: float16
     pixels: Tensor | None  # (B, R, R, 3) uint8, for an encoder that runs while training
+    class_feature: Tensor | None = None  # (B, F), as stored: float16
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Raw":
         """The same with every tensor changed."""
@@ -55,9 +57,10 @@ class Batch:
     """One training batch, on the device.
 
     z, mean: (B, C, H, W) scaled latents: the posterior draw to be noised, and the posterior mean.
-    noise: (B, C, H, W). t, teacher_uniform: (B,) float32.
+    noise: (B, *state). t, teacher_uniform: (B,) float32.
     condition: what each sample shows; drop: (B,) bool, for which the network is not told.
     features: (B, T, F) of an image encoder; None where no method needs them now.
+    class_feature: (B, F), the encoder's class token; None where the network has none.
     """
 
     z: Tensor
@@ -68,6 +71,7 @@ class Batch:
     teacher_uniform: Tensor
     drop: Tensor | None = None
     features: Tensor | None = None
+    class_feature: Tensor | None = None
 
 
 class Batches:
@@ -101,15 +105,15 @@ class Batches:
         recipe, seed = self.recipe, self.recipe.seed
         rows = clock.positions(seed, step, recipe.train.batch, indices, len(self.store))
         uniforms = clock.scalars(seed, step, indices)
-        shape = self.shape.state
+        shape = self.shape
         needed = recipe.needs("features", step, epoch_of(recipe, step, self.store))
         mirrored = uniforms[:, Scalar.MIRROR] < 0.5 if recipe.data.mirror else None
         return Raw(
             moments=self.store.moments(rows, mirrored, pin=self.pin),
             posterior=torch.from_numpy(
-                clock.normals(seed, Purpose.POSTERIOR, step, indices, shape)
+                clock.normals(seed, Purpose.POSTERIOR, step, indices, shape.latents)
             ),
-            noise=torch.from_numpy(clock.normals(seed, Purpose.NOISE, step, indices, shape)),
+            noise=torch.from_numpy(clock.normals(seed, Purpose.NOISE, step, indices, shape.state)),
             scalars=torch.from_numpy(uniforms),
             condition=CONDITIONS[self.shape.condition].of_rows(
                 self.store, rows, mirrored, self.shape
@@ -118,6 +122,9 @@ class Batches:
             if needed and self.images is None
             else None,
             pixels=self._pixels(self.images, rows, mirrored) if needed and self.images else None,
+            class_feature=self.store.read(CLASS_FEATURE, rows, mirrored, pin=self.pin)
+            if shape.class_width
+            else None,
         )
 
     def _pixels(self, source: Source, rows: np.ndarray, mirrored: np.ndarray | None) -> Tensor:
@@ -185,6 +192,7 @@ def to_batch(
         drop=uniforms[:, Scalar.LABEL_DROP] < recipe.train.label_dropout,
         teacher_uniform=uniforms[:, Scalar.TEACHER_TIME],
         features=features,
+        class_feature=None if on.class_feature is None else on.class_feature.float(),
     )
 
 

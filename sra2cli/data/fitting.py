@@ -11,6 +11,7 @@ from sra2cli.core import console
 from sra2cli.core.errors import SetupError
 from sra2cli.data.sources import Source
 from sra2cli.data.store import Store
+from sra2cli.data.store_info import CLASS_FEATURE
 from sra2cli.models.build import shape_of
 
 
@@ -42,6 +43,7 @@ def fitted(recipe: Recipe, store: Store, images: Source | None = None) -> Recipe
         raise SetupError(f"{images.root} is not the source of {store.path}: no {missing} in it")
     if recipe.encoder is not None and images is None:
         _check_features(recipe, recipe.encoder, store)
+    _check_class_feature(recipe, store)
     return recipe
 
 
@@ -94,4 +96,22 @@ def _check_features(recipe: Recipe, encoder: str, store: Store) -> None:
         raise SetupError(
             f"{store.path} has {info.feature_tokens} features an image, the network "
             f"{shape.tokens} tokens: extract with --feature-patch {shape.patch}"
+        )
+
+
+def _check_class_feature(recipe: Recipe, store: Store) -> None:
+    """Refuse a store without the class features that a network with a class token is given."""
+    width = shape_of(recipe).class_width
+    if not width:
+        return
+    rows = store.info.sets.get(CLASS_FEATURE)
+    if rows is None:
+        raise SetupError(
+            f"{store.path} has no class features, which model.kind={recipe.model.kind} needs: "
+            f"extract with --encoder {recipe.encoder or 'NAME'}"
+        )
+    if rows.shape != (width,):
+        raise SetupError(
+            f"{store.path} has class features of width {rows.shape[0]} ({rows.made_by}), the "
+            f"network of {width}: choose another store, or --set model.class_width={rows.shape[0]}"
         )

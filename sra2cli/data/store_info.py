@@ -12,6 +12,7 @@ from sra2cli import __version__
 from sra2cli.encoders.first_stage import Scale
 
 StoredType = Literal["float32", "float16"]
+CLASS_FEATURE = "class_feature"  # name of the rows of an image encoder's class token
 
 
 FREE = ("tool", "vae", "encoder", "encode_batch")  # may differ between stores of the same numbers

@@ -111,12 +111,17 @@ class Shape:
         return self.side**2
 
     @property
+    def latents(self) -> tuple[int, int, int]:
+        """Of a latent, without the batch."""
+        return (self.channels, self.latent, self.latent)
+
+    @property
     def state(self) -> tuple[int, ...]:
         """Of what is noised and integrated, without the batch: a latent, or latent and class token
         packed into one vector."""
         if self.class_width:
             return (self.channels * self.latent**2 + self.class_width,)
-        return (self.channels, self.latent, self.latent)
+        return self.latents
 
     @property
     def work(self) -> int:
@@ -189,7 +194,7 @@ class Backbone(nn.Module):
         if not shape.class_width:
             return state, None
         z, class_token = state.split([state.shape[1] - shape.class_width, shape.class_width], 1)
-        return z.unflatten(1, (shape.channels, shape.latent, shape.latent)), class_token
+        return z.unflatten(1, shape.latents), class_token
 
     def guide(
         self,

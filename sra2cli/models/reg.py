@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from sra2cli.config.settings import Data, Model
 from sra2cli.models.contract import Condition, Shape
 from sra2cli.models.layers import FinalLayer, Norm, modulate, unpatchify
 from sra2cli.models.sit import SiT, SiTConfig
@@ -54,6 +55,11 @@ class Reg(SiT):
         nn.init.xavier_uniform_(self.cls_projectors2.weight)
         for zero in (self.cls_projectors2.bias, *self.final_layer.parameters()):
             nn.init.zeros_(zero)
+
+    @classmethod
+    def configure(cls, model: Model, data: Data) -> SiTConfig:
+        config = super().configure(model, data)
+        return replace(config, class_width=model.class_width)  # type: ignore[call-arg]
 
     def embed(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """Tokens (B, 1 + T, D), the class token first, and c (B, D)."""

@@ -59,7 +59,7 @@ def draw_latents(
     kind: PathKind,
     device: torch.device,
 ) -> Tensor:
-    """States at t = 0 (len(indices), ...), float64, of the images with these numbers."""
+    """Latents (len(indices), C, H, W), float64, of the images with these numbers."""
     shape = model.shape
 
     def noise(step: int) -> Tensor:
@@ -73,10 +73,11 @@ def draw_latents(
         scale=sampling.cfg,
         interval=sampling.interval,
         channels=sampling.cfg_channels,
+        class_scale=sampling.class_cfg,
     )
     start = noise(0)
     if sampling.solver == "em":
-        return samplers.euler_maruyama(
+        state = samplers.euler_maruyama(
             v,
             start,
             steps=sampling.steps,
@@ -84,8 +85,10 @@ def draw_latents(
             last_step=sampling.last_step,
             kind=kind,
         )
-    solver = samplers.heun if sampling.solver == "heun" else samplers.euler
-    return solver(v, start, steps=sampling.steps, shift=sampling.shift)
+    else:
+        solver = samplers.heun if sampling.solver == "heun" else samplers.euler
+        state = solver(v, start, steps=sampling.steps, shift=sampling.shift)
+    return model.unpack(state)[0]
 
 
 def draw(

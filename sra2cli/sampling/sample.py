@@ -98,6 +98,10 @@ class Drawing:
             parts.append(f"{sampling.interval[0]:g}to{sampling.interval[1]:g}")
         if sampling.cfg_channels is not None:
             parts.append(f"channels{sampling.cfg_channels}")
+        if sampling.class_cfg is not None:
+            parts.append(f"class{sampling.class_cfg:g}")
+        if sampling.shift != plain.shift:
+            parts.append(f"shift{sampling.shift:.4g}")
         if sampling.labels != plain.labels:
             parts.append(sampling.labels.replace(",", "-")[:20])
         if network.about["weights"] == "model":

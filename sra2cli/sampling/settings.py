@@ -22,6 +22,7 @@ class Sampling:
         shift: of the times of euler and heun, see `samplers.shifted`; 1.0 is none.
         cfg: guidance scale, 1.0 is none; interval: times in which it applies.
         cfg_channels: guide the first n latent channels only; None: all.
+        class_cfg: guidance scale of a class token (REG); 0: none; None: as the latent.
         labels: "random", "balanced" (0, 1, 2, … in turn), or class numbers to walk through.
     """
 
@@ -32,6 +33,7 @@ class Sampling:
     cfg: float = 1.0
     interval: tuple[float, float] = (0.0, 1.0)
     cfg_channels: int | None = None
+    class_cfg: float | None = None
     labels: str = "random"
     seed: int = 0
     rounding: Rounding = "truncate"
@@ -47,7 +49,8 @@ class Sampling:
     def to_dict(self) -> dict[str, Any]:
         """As it is recorded; without what was not asked for, so that older records fit."""
         values = {**asdict(self), "interval": list(self.interval)}
-        return {k: v for k, v in values.items() if k != "shift" or v != 1.0}
+        later = {"shift": 1.0, "class_cfg": None}
+        return {k: v for k, v in values.items() if k not in later or v != later[k]}
 
     def check(self, shape: Shape) -> None:
         """Raise SetupError for settings that mean nothing for a network of this shape."""
@@ -67,6 +70,12 @@ class Sampling:
             raise SetupError(f"--cfg is a number from 0, not {self.cfg:g}")
         if self.cfg_channels is not None and self.cfg_channels < 1:
             raise SetupError("--cfg-channels must be above 0")
+        if self.class_cfg is not None and not shape.class_width:
+            raise SetupError("--class-cfg is for networks with a class token (REG)")
+        if self.class_cfg is not None and not (
+            math.isfinite(self.class_cfg) and self.class_cfg >= 0
+        ):
+            raise SetupError(f"--class-cfg is a number from 0, not {self.class_cfg:g}")
         if self.cfg != 1.0 and not shape.conditional:
             raise SetupError("--cfg needs a class-conditional model; this one has no classes")
         listed_labels(self.labels, shape.classes)
@@ -79,6 +88,7 @@ LIGHTNING = {"solver": "euler", "steps": 249, "shift": 1 / 0.3, "cfg_channels": 
 PRESETS: dict[str, dict[str, Any]] = {  # what guided numbers are reported with
     "sra2": {**PAPER, "cfg": 1.8, "interval": (0.0, 0.7)},
     "repa": {**PAPER, "cfg": 1.8, "interval": (0.0, 0.7)},
+    "reg": {**PAPER, "cfg": 2.3, "interval": (0.0, 0.85)},
     "sit": {**PAPER, "cfg": 1.5, "cfg_channels": 3},
     "lightningdit-64ep": {**LIGHTNING, "cfg": 10.0, "interval": (0.0, 0.89)},
     "lightningdit": {**LIGHTNING, "cfg": 6.7, "interval": (0.0, 0.875)},  # of 800 epochs

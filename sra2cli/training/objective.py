@@ -14,12 +14,15 @@ from sra2cli.data.batches import Batch
 from sra2cli.diffusion import path
 from sra2cli.models.build import build, shape_of
 
+CLASS_WEIGHT = 0.03  # of the class token's velocity loss, where align.reg does not say
+
 
 class Objective(nn.Module):
     """L = L_denoise + sum of factor * L_align (SRA 2 eq. 8).
 
     With a cosine term (train.cosine_loss) L_denoise is joined by the weighted mean over positions
-    of 1 - cosine of the velocities, over channels (LightningDiT, arXiv 2501.01423).
+    of 1 - cosine of the velocities, over channels (LightningDiT, arXiv 2501.01423). With a class
+    token (REG, arXiv 2507.01467) its own velocity has a loss too.
 
     Args:
         recipe: shape of the network, path, methods.
@@ -32,6 +35,7 @@ class Objective(nn.Module):
     def __init__(self, recipe: Recipe, *, feature_width: int | None = None):
         super().__init__()
         self.kind, self.cosine_weight = recipe.path.kind, recipe.train.cosine_loss
+        self.class_weight = getattr(recipe.align.get("reg"), "class_weight", CLASS_WEIGHT)
         with _Seeded(recipe.seed, 0):
             self.network = build(recipe)
         with _Seeded(recipe.seed, 1):
@@ -51,26 +55,31 @@ class Objective(nn.Module):
         factors: Mapping[str, float] | None = None,
         teacher: align.Teacher | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of a batch, float32 scalars: "loss" (the total), "denoise", "cosine" if
-        there is a cosine term, one per method.
+        """Losses of a batch, float32 scalars: "loss" (the total), "denoise", "cosine" and "class"
+        (velocity of the class token) where there are such, one per method.
 
         Args:
             factors: None: those of the first step. A method whose factor is 0 has no loss.
             teacher: tokens of the EMA, for methods that need it.
         """
         factors = self.factors(0, 0) if factors is None else factors
-        x_t, v = path.interpolate(batch.z, batch.noise, batch.t, self.kind)
+        state = self.network.pack(batch.z, batch.class_feature)
+        x_t, target = path.interpolate(state, batch.noise, batch.t, self.kind)
         condition = batch.condition
         if batch.drop is not None:
             condition = self.network.null(condition, batch.drop)
         active = {n: m for n, m in self.methods().items() if factors[n]}
         depths = {depth for method in active.values() for depth in method.depths}
         out = self.network(x_t, batch.t, condition, taps=depths)
-        losses = {"denoise": (out.v.float() - v).square().mean()}
+        (found, class_found), (v, class_v) = map(self.network.unpack, (out.v.float(), target))
+        losses = {"denoise": (found - v).square().mean()}
         total = losses["denoise"]
         if self.cosine_weight:
-            losses["cosine"] = 1 - F.cosine_similarity(out.v.float(), v, dim=1, eps=1e-8).mean()
+            losses["cosine"] = 1 - F.cosine_similarity(found, v, dim=1, eps=1e-8).mean()
             total = total + self.cosine_weight * losses["cosine"]
+        if class_found is not None and class_v is not None:
+            losses["class"] = (class_found - class_v).square().mean()
+            total = total + self.class_weight * losses["class"]
         inputs = align.AlignInputs(
             z=batch.z,
             mean=batch.mean,
@@ -78,8 +87,10 @@ class Objective(nn.Module):
             condition=condition,
             c=out.c,
             teacher_uniform=batch.teacher_uniform,
-            noised=lambda t: path.interpolate(batch.z, batch.noise, t, self.kind)[0],
+            noised=lambda t: path.interpolate(state, batch.noise, t, self.kind)[0],
             features=batch.features,
+            class_feature=batch.class_feature,
+            class_taps=out.class_taps,
             teacher=teacher,
         )
         for name, method in self.methods().items():
