@@ -70,11 +70,14 @@ Num = Annotated[int | None, what("Samples to draw.")]
 Preset = Annotated[
     str | None,
     how(
-        "Of a paper: sra2, repa, sit, lightningdit; or digits. Options override.", complete=presets
+        "Of a paper: sra2, repa, sit, reg, maskdit, lightningdit; or digits. Options override.",
+        complete=presets,
     ),
 ]
 Labels = Annotated[str | None, how("random, balanced, or classes as 0,1,2. [default: random]")]
-Solver = Annotated[str | None, how("em (SDE), euler or heun (ODE). [default: em]")]
+Solver = Annotated[
+    str | None, how("em (SDE), euler, heun or edm (ODE; MaskDiT: edm). [default: em]")
+]
 LastStep = Annotated[float | None, how("em: length of its noise-free last step. [default: 0.04]")]
 Shift = Annotated[
     float | None,

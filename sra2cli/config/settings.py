@@ -17,7 +17,7 @@ from sra2cli.config.checks import (
 )
 from sra2cli.config.methods import MethodSettings
 
-Solver = Literal["em", "euler", "heun"]
+Solver = Literal["em", "euler", "heun", "edm"]
 PathKind = Literal["linear", "cosine"]
 Precision = Literal["fp32", "bf16", "fp16"]
 SOLVERS = get_args(Solver)

@@ -8,6 +8,7 @@ from sra2cli.config.settings import Recipe
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.models.contract import Backbone, Config, Shape
 from sra2cli.models.lightningdit import LightningDiT
+from sra2cli.models.maskdit import MaskDiT
 from sra2cli.models.reg import Reg
 from sra2cli.models.sit import SiT
 
@@ -15,6 +16,7 @@ BACKBONES: dict[str, type[Backbone]] = {  # by their names in a recipe's `model.
     "sit": SiT,
     "lightningdit": LightningDiT,
     "reg": Reg,
+    "maskdit": MaskDiT,
 }
 
 

@@ -141,15 +141,20 @@ class SwiGlu(nn.Module):
 
 
 class Block(nn.Module):
-    """Transformer block with adaLN-Zero conditioning (DiT, arXiv 2212.09748)."""
+    """Transformer block with adaLN-Zero conditioning (DiT, arXiv 2212.09748).
 
-    def __init__(self, width: int, norm: Norm, attn: Attention, mlp: nn.Module):
+    told: width of c; None: as the tokens'.
+    """
+
+    def __init__(
+        self, width: int, norm: Norm, attn: Attention, mlp: nn.Module, told: int | None = None
+    ):
         super().__init__()
         self.norm1 = norm(width)
         self.attn = attn
         self.norm2 = norm(width)
         self.mlp = mlp
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(told or width, 6 * width))
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c).chunk(6, dim=1)
@@ -158,13 +163,13 @@ class Block(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """Tokens (B, T, D) → (B, T, rows)."""
+    """Tokens (B, T, D) → (B, T, rows). told: width of c; None: as the tokens'."""
 
-    def __init__(self, width: int, norm: Norm, rows: int):
+    def __init__(self, width: int, norm: Norm, rows: int, told: int | None = None):
         super().__init__()
         self.norm_final = norm(width)
         self.linear = nn.Linear(width, rows)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(told or width, 2 * width))
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         shift, scale = self.adaLN_modulation(c).chunk(2, dim=1)

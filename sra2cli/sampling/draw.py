@@ -85,6 +85,8 @@ def draw_latents(
             last_step=sampling.last_step,
             kind=kind,
         )
+    elif sampling.solver == "edm":
+        state = samplers.edm(v, start, steps=sampling.steps)
     else:
         solver = samplers.heun if sampling.solver == "heun" else samplers.euler
         state = solver(v, start, steps=sampling.steps, shift=sampling.shift)

@@ -17,7 +17,7 @@ class Sampling:
     """How images are drawn; recorded beside every result.
 
     Args:
-        steps: evaluations of the velocity (Heun: 2 * steps - 1).
+        steps: evaluations of the velocity (heun and edm: 2 * steps - 1).
         last_step: of Euler-Maruyama, noise-free.
         shift: of the times of euler and heun, see `samplers.shifted`; 1.0 is none.
         cfg: guidance scale, 1.0 is none; interval: times in which it applies.
@@ -56,13 +56,13 @@ class Sampling:
         """Raise SetupError for settings that mean nothing for a network of this shape."""
         if self.solver not in SOLVERS:
             raise SetupError(f"--solver is one of {', '.join(SOLVERS)}, not '{self.solver}'")
-        if self.steps < 1 or (self.solver == "em" and self.steps < 2):
+        if self.steps < 1 or (self.solver in ("em", "edm") and self.steps < 2):
             raise SetupError(f"--steps {self.steps} is too few for solver {self.solver}")
         if not 0 < self.last_step < 1:
             raise SetupError("--last-step lies between 0 and 1")
         if not math.isfinite(self.shift) or self.shift <= 0:
             raise SetupError(f"--shift is a number above 0, not {self.shift:g}")
-        if self.shift != 1.0 and self.solver == "em":
+        if self.shift != 1.0 and self.solver not in ("euler", "heun"):
             raise SetupError("--shift is for the solvers euler and heun")
         if not 0 <= self.interval[0] < self.interval[1] <= 1:
             raise SetupError("--interval is a:b with 0 <= a < b <= 1")
@@ -89,6 +89,7 @@ PRESETS: dict[str, dict[str, Any]] = {  # what guided numbers are reported with
     "sra2": {**PAPER, "cfg": 1.8, "interval": (0.0, 0.7)},
     "repa": {**PAPER, "cfg": 1.8, "interval": (0.0, 0.7)},
     "reg": {**PAPER, "cfg": 2.3, "interval": (0.0, 0.85)},
+    "maskdit": {"solver": "edm", "steps": 40, "cfg": 1.5},
     "sit": {**PAPER, "cfg": 1.5, "cfg_channels": 3},
     "lightningdit-64ep": {**LIGHTNING, "cfg": 10.0, "interval": (0.0, 0.89)},
     "lightningdit": {**LIGHTNING, "cfg": 6.7, "interval": (0.0, 0.875)},  # of 800 epochs
