@@ -15,7 +15,6 @@ from sra2cli.cli.app import (
     start_processes,
     user_errors,
 )
-from sra2cli.config.settings import SOLVERS
 from sra2cli.core.errors import SetupError
 
 
@@ -67,7 +66,7 @@ def sample(
         one_of("--weights", weights, ("ema", "model"))
         one_of("--rounding", rounding, ("truncate", "nearest"))
         one_of("--precision", precision, ("fp32", "bf16", "fp16"))
-        one_of("--solver", solver, SOLVERS)
+        one_of("--solver", solver, ("em", "euler", "heun", "edm"))
         if len(sources) > 1 and not grid:
             raise SetupError("several sources need --grid: one picture of all of them")
         start_processes(processes, device)
