@@ -13,9 +13,11 @@ from sra2cli.cli.app import app, one_of, pick_device, refuse_given, user_errors
 def cost(
     ctx: typer.Context,
     baseline: Annotated[
-        str, o.what("Beside SiT and SRA 2: repa, sra or all; sit: nothing more.")
+        str, o.what("Beside SiT and SRA 2: repa, reg, sra or all; sit: nothing more.")
     ] = "all",
-    model: Annotated[str, o.what("What is counted: a size of SiT.")] = "XL/2",
+    model: Annotated[
+        str, o.what("What is counted: a size of SiT, or LightningDiT-XL/1, MaskDiT-XL/2.")
+    ] = "XL/2",
     resolution: Annotated[int, o.what("Of the images.")] = 256,
     measure: Annotated[
         bool, o.how("Latency and throughput here, too.", "--measure/--no-measure")
@@ -50,7 +52,7 @@ def cost(
             result = room.load_result(show)
         else:
             device = pick_device(device)
-            rows = room.counted(model, room.methods_with(baseline), resolution=resolution)
+            rows = room.counted(model, room.methods_with(baseline, model), resolution=resolution)
             if not json:  # at once; measuring takes minutes
                 console.print_table(*room.counted_table(rows, model, resolution))
             result = room.cost(

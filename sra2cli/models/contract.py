@@ -154,6 +154,7 @@ class Backbone(nn.Module):
     blocks: nn.ModuleList
     checkpointing: bool = False
     kind: ClassVar[str]  # its row of models.build.BACKBONES
+    trained: ClassVar[bool] = True  # False: it is only drawn from
     of_resolution: ClassVar[tuple[str, ...]] = ()  # weights that belong to a latent's side,
     of_labels: ClassVar[tuple[str, ...]] = ()  # and to the classes, by how their names begin
 

@@ -24,8 +24,9 @@ from sra2cli.models.layers import (
     sincos_positions,
     unpatchify,
 )
-from sra2cli.models.sit import SiTConfig, layer_norm
+from sra2cli.models.sit import SiTConfig, layer_norm, named_size
 
+SIZES = {"XL": {"depth": 28, "width": 1152, "heads": 16}}  # 730.1M with its decoder
 DATA_VARIANCE = 0.25  # EDM's sigma_data is 0.5
 LOG_SIGMA = 10.0  # at t = 0 and 1 ln(sigma) has no end; EDM's grid stays within 6.3
 
@@ -48,6 +49,7 @@ class MaskDiT(Backbone):
     """Velocity network v(x_t, t, y); taps are of its encoder's blocks."""
 
     kind = "maskdit"
+    trained = False
     of_resolution = ("pos_embed", "decoder_pos_embed")
     of_labels = ("y_embedder",)
 
@@ -74,8 +76,15 @@ class MaskDiT(Backbone):
         self.final_layer = FinalLayer(inner, layer_norm, rows, width)
 
     @classmethod
-    def configure(cls, model: Model, data: Data) -> Any:
-        raise ValueError("maskdit is drawn from, not trained: its masks are not built")
+    def configure(cls, model: Model, data: Data) -> MaskDiTConfig:
+        if model.size == "custom":
+            raise ValueError("maskdit has the size XL/2 alone")
+        return MaskDiTConfig(
+            **named_size(model.size, SIZES),  # type: ignore[arg-type]
+            channels=data.channels or 0,
+            latent=data.latent or 0,
+            classes=data.classes or 0,
+        )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "MaskDiT":

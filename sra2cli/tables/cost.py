@@ -19,7 +19,7 @@ from sra2cli.core.environment import environment
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.files import write_atomically
 from sra2cli.tables import paper
-from sra2cli.tables.methods import STORED, method_recipe, methods, title
+from sra2cli.tables.methods import PLAIN, STORED, family, fits, method_recipe, methods, title
 from sra2cli.tables.timing import Setting, measured
 from sra2cli.training.counting import MethodCost, method_cost
 
@@ -32,6 +32,7 @@ BATCH, ROUNDS = {"cpu": 4, "cuda": 256}, {"cpu": 7, "cuda": 20}
 def counted(model: str, methods: Sequence[str], *, resolution: int = 256) -> list[dict[str, Any]]:
     """Parameters and MACs of each method, counted on the meta device; beside the paper's."""
     rows = []
+    plain = method_cost(method_recipe(model, PLAIN, resolution=resolution)).macs
     for method in methods:
         wanted = method_recipe(model, method, resolution=resolution)
         cost = method_cost(wanted, stored_features=method.endswith(STORED))
@@ -42,7 +43,7 @@ def counted(model: str, methods: Sequence[str], *, resolution: int = 256) -> lis
                 "external_parameters": sum(c.parameters for c in cost.external.values()),
                 "head_parameters": sum(c.parameters for c in cost.heads.values()),
                 "gmacs": cost.macs / 1e9,
-                "gmacs_percent": 100 * cost.overhead,
+                "gmacs_percent": 100 * (cost.macs / plain - 1),
                 "parts": parts_of(cost),
                 "paper": paper.cost("none" if method == "sit" else method),
             }
@@ -120,15 +121,17 @@ def default_name(result: dict[str, Any], device: str) -> str:
     """Of a result's file: what was measured, where."""
     found, rows = result["measured"], result["counted"]
     named = "all" if len(rows) == len(methods()) else rows[-1]["method"]
-    model = found["model"].replace("/", "")
+    model = found["model"].replace("/", "").replace("-", "")
     return f"{model}-{found['resolution']}px-{named}-{device.partition(':')[0]}.json"
 
 
-def methods_with(baseline: str) -> list[str]:
+def methods_with(baseline: str, model: str) -> list[str]:
     """SiT, SRA 2 and what they are compared with, in the order of the table."""
+    if family(model)[0] == "MaskDiT":  # it is not trained here
+        return [PLAIN]
     wanted = {"sit", "sra2", *(methods() if baseline == "all" else (baseline,))}
     wanted |= {f"{name}{STORED}" for name in wanted}
-    return [method for method in methods() if method in wanted]
+    return [method for method in methods() if method in wanted and fits(method, model)]
 
 
 def orders(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -182,25 +185,33 @@ def counted_table(rows: Sequence[dict[str, Any]], model: str, resolution: int) -
     cells = []
     for row in rows:
         sizes = [millions(row[f"{part}_parameters"]) for part in ("external", "head")]
-        cells.append([title(row["method"]), *sizes, f"{row['gmacs']:.2f}", more_macs(row)])
+        cells.append([title(row["method"], model), *sizes, f"{row['gmacs']:.2f}", more_macs(row)])
         if papers:
             theirs = percent(row["paper"].get("gflops_percent"))
             cells[-1].append("" if row["method"] == "sit" else theirs)
     name = f"counted: {model}, {resolution} px, GMACs of a forward pass (the paper's GFLOPs)"
-    header = ["method", "external", "head", "GMACs", "over SiT", *([PAPER] if papers else [])]
+    header = [
+        "method",
+        "external",
+        "head",
+        "GMACs",
+        f"over {title(PLAIN, model)}",
+        *([PAPER] if papers else []),
+    ]
     return name, header, cells
 
 
 def measured_tables(result: dict[str, Any]) -> list[Table]:
     """Forward latencies beside the MACs; throughput, and peak memory where it was measured."""
     rows, forward, training = result["measured"]["rows"], [], []
+    model = result["measured"]["model"]
     for row in rows:
-        name, latency = title(row["method"]), f"{row['latency_ms']:,.0f} ms"
+        name, latency = title(row["method"], model), f"{row['latency_ms']:,.0f} ms"
         forward.append([name, latency, *spread(row, "latency"), more_macs(row)])
         training.append([name, f"{row['images_per_second']:,.2f}", *spread(row, "speed")])
         if row["peak_memory_gb"] is not None:
             training[-1].append(f"{row['peak_memory_gb']:.1f} GB")
-    against = ["over SiT", "middle half", PAPER]
+    against = [f"over {title(PLAIN, model)}", "middle half", PAPER]
     memory = ["peak memory"] if any(row["peak_memory_gb"] is not None for row in rows) else []
     where = f"forward pass of training, {measured_title(result)}"
     return [

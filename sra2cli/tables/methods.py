@@ -8,6 +8,8 @@ from sra2cli.models.build import shape_of
 
 PLAIN, STORED = "sit", "-stored"  # no method; with the encoder's features in the store
 
+FAMILIES = {"SiT": "sit", "LightningDiT": "lightningdit", "MaskDiT": "maskdit"}  # model.kind
+
 
 def methods() -> list[str]:
     """Names of the rows: SiT, SRA 2, then what it is compared with."""
@@ -18,23 +20,44 @@ def methods() -> list[str]:
     return names
 
 
-def title(method: str) -> str:
+def family(model: str) -> tuple[str, str]:
+    """Of a model such as "LightningDiT-XL/1": its name in tables, and its size. "XL/2" is SiT's."""
+    name, _, size = model.rpartition("-")
+    if name and name not in FAMILIES:
+        raise SetupError(f"--model: no '{name}' among {', '.join(FAMILIES)}, as LightningDiT-XL/1")
+    return name or "SiT", size
+
+
+def title(method: str, model: str = "XL/2") -> str:
     """Of a row, in tables."""
     if method == PLAIN:
-        return "SiT"
+        return family(model)[0]
     known = METHODS[method.removesuffix(STORED)].title
     return f"{known}, stored features" if method.endswith(STORED) else known
 
 
+def fits(method: str, model: str) -> bool:
+    """Whether a row is for a model: what needs a class token is a network of SiT's family."""
+    known = METHODS.get(method.removesuffix(STORED))
+    return known is None or "class token" not in known.settings.needs or family(model)[0] == "SiT"
+
+
 def method_recipe(model: str, method: str, *, resolution: int = 256) -> Recipe:
-    """A recipe of a size such as "XL/2" under one of `methods()`, as its paper has it."""
+    """A recipe of a size such as "XL/2" under one of `methods()`, as its paper has it.
+
+    With patch 1 the latents are VA-VAE's (32 channels, 1/16 of the side), else SD-VAE's.
+    """
     if resolution < 16 or resolution % 16:
         raise SetupError(f"--resolution is a multiple of 16, not {resolution}")
-    name = method.removesuffix(STORED)
-    blocks = {} if method == PLAIN else METHODS[name].blocks.get(model.partition("/")[0], {})
+    name, (known, size) = method.removesuffix(STORED), family(model)
+    blocks = {} if method == PLAIN else METHODS[name].blocks.get(size.partition("/")[0], {})
     align = {} if method == PLAIN else {name: dict(blocks)}
-    data = {"classes": 1000, "channels": 4, "latent": resolution // 8}
-    tree = {"name": method, "model": {"size": model}, "data": data, "align": align}
+    kind = FAMILIES[known]
+    if method != PLAIN and "class token" in METHODS[name].settings.needs:
+        kind = "reg"
+    channels, side = (32, resolution // 16) if size.endswith("/1") else (4, resolution // 8)
+    data = {"classes": 1000, "channels": channels, "latent": side}
+    tree = {"name": method, "model": {"kind": kind, "size": size}, "data": data, "align": align}
     recipe = from_dict(tree)
     try:
         shape_of(recipe)

@@ -20,6 +20,7 @@ from sra2cli.config.settings import Recipe
 from sra2cli.core import console
 from sra2cli.data.batches import to_batch
 from sra2cli.data.store import Store
+from sra2cli.models.build import shape_of
 from sra2cli.tables.methods import STORED, method_recipe, title
 from sra2cli.training.engine import resolve_precision
 from sra2cli.training.trial import make_store, trial
@@ -91,9 +92,9 @@ def _rows(methods: Sequence[str], setting: Setting, batch: int) -> list[dict[str
     others = [method for method in methods if method != "sit"]
     with tempfile.TemporaryDirectory() as scratch:
         stored = any(method.endswith(STORED) for method in others)
-        store = make_store(
-            Path(scratch), recipe_at(setting, "sit", batch), max(64, batch), features=stored
-        )
+        wide = max(shape_of(recipe_at(setting, name, batch)).class_width for name in methods)
+        plain = recipe_at(setting, "sit", batch)
+        store = make_store(Path(scratch), plain, max(64, batch), features=stored, class_width=wide)
         base, turns = Subject("sit", setting, batch, store), []
         total = (setting.rounds + 1) * len(others)
         with console.progress(f"measure {setting.model}", total, unit="rounds") as bar:

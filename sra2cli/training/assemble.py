@@ -17,7 +17,8 @@ from sra2cli.data.fitting import fitted
 from sra2cli.data.sources import Source, open_source
 from sra2cli.data.store import Store
 from sra2cli.encoders.image import Encoder, load_encoder
-from sra2cli.models.build import shape_of, start_from
+from sra2cli.models.build import BACKBONES, shape_of, start_from
+from sra2cli.models.contract import Backbone
 from sra2cli.runs.network import open_network
 from sra2cli.training.engine import Engine, resolve_precision
 from sra2cli.training.objective import Objective, build_heads
@@ -88,6 +89,8 @@ def prepare(
 
 def refuse_unbuildable(wanted: Recipe) -> None:
     """SetupError where network and heads cannot be built, as far as the recipe tells."""
+    if not BACKBONES.get(wanted.model.kind, Backbone).trained:
+        raise SetupError(f"model.kind {wanted.model.kind} is drawn from, not trained here")
     if None in (wanted.data.classes, wanted.data.channels, wanted.data.latent):
         return
     with torch.device("meta"):

@@ -47,11 +47,6 @@ class MethodCost:
         parts = [self.network, *self.heads.values(), *self.external.values()]
         return sum(part.macs for part in parts)
 
-    @property
-    def overhead(self) -> float:
-        """MACs over the plain network, as a fraction."""
-        return self.macs / self.network.macs - 1
-
 
 def method_cost(recipe: Recipe, *, stored_features: bool = False) -> MethodCost:
     """Count a recipe.
@@ -86,7 +81,7 @@ def method_cost(recipe: Recipe, *, stored_features: bool = False) -> MethodCost:
 
 def one_sample(method: Alignment, shape: Shape, taught: list[int]) -> Tensor:
     """A method's loss of nothing; the depths it asks its teacher for go to `taught`."""
-    z, t = torch.zeros(1, *shape.state), torch.zeros(1)
+    z, t = torch.zeros(1, *shape.latents), torch.zeros(1)
 
     def teacher(_x: Tensor, _t: Tensor, _condition: Condition, depth: int) -> Tensor:
         taught.append(depth)
@@ -101,6 +96,8 @@ def one_sample(method: Alignment, shape: Shape, taught: list[int]) -> Tensor:
         noised=lambda t: z,
         c=torch.zeros(1, shape.width),
         features=torch.zeros(1, shape.tokens, WIDTH),
+        class_feature=torch.zeros(1, WIDTH),
+        class_taps={depth: torch.zeros(1, shape.width) for depth in method.depths},
         teacher=teacher,
     )
     taps = {depth: torch.zeros(1, shape.tokens, shape.width) for depth in method.depths}

@@ -13,7 +13,7 @@ from sra2cli.core.processes import Group
 from sra2cli.data.batches import share
 from sra2cli.data.sources import Source
 from sra2cli.data.store import Store
-from sra2cli.data.store_info import StoreInfo
+from sra2cli.data.store_info import CLASS_FEATURE, RowSet, StoreInfo
 from sra2cli.data.store_writer import StoreWriter
 from sra2cli.encoders.image import Encoder, dinov2_base
 from sra2cli.models.build import shape_of
@@ -24,8 +24,10 @@ FACTOR = 8  # image over latent, as SD-VAE
 WIDTH = 768  # of DINOv2-B
 
 
-def make_store(folder: Path, recipe: Recipe, count: int, *, features: bool) -> Store:
-    """Random moments for a recipe, with encoder features if asked for."""
+def make_store(
+    folder: Path, recipe: Recipe, count: int, *, features: bool, class_width: int = 0
+) -> Store:
+    """Random moments for a recipe, with encoder features and class features if asked for."""
     shape = shape_of(recipe)
     info = StoreInfo(
         "random",
@@ -41,11 +43,16 @@ def make_store(folder: Path, recipe: Recipe, count: int, *, features: bool) -> S
         info = replace(
             info, encoder="facebook/dinov2-base", feature_tokens=shape.tokens, feature_width=WIDTH
         )
+    if class_width:
+        rows = RowSet((class_width,), "float16", "facebook/dinov2-base", "")
+        info = replace(info, extra={CLASS_FEATURE: rows})
     names, rng = [f"{i}.jpg" for i in range(count)], np.random.default_rng(0)
     labels = rng.integers(shape.classes, size=count).tolist() if shape.classes else [-1] * count
     writer = StoreWriter(folder / "store.h5", info, names, labels)
     moments = (count, 2 * shape.channels, shape.latent, shape.latent)
     values = {"moments": np.abs(rng.normal(size=moments)).astype(np.float32)}
+    if class_width:
+        values[CLASS_FEATURE] = rng.normal(size=(count, class_width)).astype(np.float16)
     if features:
         values["features"] = rng.normal(size=(count, shape.tokens, WIDTH)).astype(np.float16)
     writer.write(list(range(count)), values)
