@@ -236,9 +236,9 @@ def of_judging(judged: Judged) -> list[str]:
     found = []
     sampling = {"num": paper.SAMPLES, **Sampling().to_dict()}
     found += [
-        f"sampling {key}: {value} (paper: {sampling[key]})"
+        f"sampling {key}: {value} (paper: {sampling.get(key, '–')})"
         for key, value in judged.about.items()
-        if value != sampling[key]
+        if value != sampling.get(key)
     ]
     if not set(judged.metrics) <= set(paper.METRICS):
         found.append(f"metric: {', '.join(judged.metrics)} (paper: {', '.join(paper.METRICS)})")
