@@ -7,7 +7,7 @@ z = (mean + std * xi - shift) * scale.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -52,11 +52,25 @@ def unscaled(z: Tensor, *, scale: Scale, shift: Scale) -> Tensor:
     return z / over_channels(scale, z) + over_channels(shift, z)
 
 
+class Stored(Protocol):
+    """What a store says of the first stage that made it."""
+
+    @property
+    def vae(self) -> str: ...
+    @property
+    def vae_fingerprint(self) -> str: ...
+    @property
+    def scale(self) -> Scale: ...
+    @property
+    def shift(self) -> Scale: ...
+
+
 class FirstStage(ABC):
     """Images → moments of a posterior, and scaled latents → images.
 
     Attributes:
-        name: as it was asked for. scale, shift: of its latents.
+        name: as it was asked for. scale, shift: of its latents; those of a store, once it is held
+            against one. scaling_factor: what its config has beside statistics of its channels.
         channels: C of its latents. factor: side of the image over side of the latent.
         fingerprint: hash of what alone decides the stored moments.
         decoder: hash of what decides the images.
@@ -69,6 +83,7 @@ class FirstStage(ABC):
     channels: int
     factor: int
     fingerprint: str
+    scaling_factor: float | None = None
 
     @property
     @abstractmethod
@@ -82,13 +97,14 @@ class FirstStage(ABC):
     def decode(self, z: Tensor, *, rounding: Rounding = "truncate") -> np.ndarray:
         """Scaled latents (B, C, h, w) → uint8 images (B, H, W, 3)."""
 
-    def check_store(self, fingerprint: str, made_with: str, of: str) -> None:
-        """Refuse a store, named by `of`, that another encoder made."""
-        if self.fingerprint != fingerprint:
+    def check_store(self, made: Stored, of: str) -> None:
+        """Refuse a store, named by `of`, that another encoder made; take its scale and shift."""
+        if self.fingerprint != made.vae_fingerprint:
             raise SetupError(
                 f"VAE '{self.name}' is not the one of {of} (encoder {self.fingerprint}, store "
-                f"{fingerprint}, made with '{made_with}'): choose it with --vae"
+                f"{made.vae_fingerprint}, made with '{made.vae}'): choose it with --vae"
             )
+        self.scale, self.shift = made.scale, made.shift
 
 
 def to_uint8(x: Tensor, rounding: Rounding = "truncate") -> np.ndarray:

@@ -59,7 +59,7 @@ def preview(path: Path, *, vae: str | None, device: str, offline: bool) -> Path:
     """
     store = Store(path)
     first_stage = open_first_stage(vae or store.info.vae, device=device, offline=offline)
-    first_stage.check_store(store.info.vae_fingerprint, store.info.vae, str(path))
+    first_stage.check_store(store.info, str(path))
     count = min(SHOWN, len(store))
     chosen = np.sort(np.random.default_rng(0).choice(len(store), count, replace=False))
     moments = store.moments(chosen).float()

@@ -221,7 +221,7 @@ def images_of(
         if what.data is None and network.store is None:
             return shown, shown
     store = store_of(source, network, what.data)
-    vae.check_store(store.info.vae_fingerprint, store.info.vae, str(store.path))
+    vae.check_store(store.info, str(store.path))
     if image is None:
         shown = stored(store, [index], classes)
     rows = np.linspace(0, len(store) - 1, min(FITTED, len(store))).astype(int)

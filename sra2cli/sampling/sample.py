@@ -230,7 +230,7 @@ def first_stage_of(network: Network, options: Options, *, device: str) -> FirstS
     name = options.vae or (info.vae if info else PUBLISHED)
     vae = open_first_stage(name, device=device, offline=options.offline)
     if info:
-        vae.check_store(info.vae_fingerprint, info.vae, "this run's store")
+        vae.check_store(info, "this run's store")
     if vae.channels != network.model.shape.channels:
         raise SetupError(
             f"VAE '{vae.name}' has {vae.channels} latent channels, the network "

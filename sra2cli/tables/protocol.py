@@ -100,7 +100,7 @@ def store_for(
         base = fitted(base, store)
         # Now, or it would be missed after the training.
         vae = open_first_stage(how.vae or store.info.vae, offline=how.offline)
-        vae.check_store(store.info.vae_fingerprint, store.info.vae, str(store.path))
+        vae.check_store(store.info, str(store.path))
         yield store, base
 
 

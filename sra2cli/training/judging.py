@@ -31,7 +31,7 @@ class TrainingJudge:
             solver="euler", steps=log.eval_steps, labels="balanced", seed=recipe.seed
         )
         self._first_stage = open_first_stage(info.vae, device=device, offline=offline)
-        self._first_stage.check_store(info.vae_fingerprint, info.vae, "this store")
+        self._first_stage.check_store(info, "this store")
         judging = Judging(metric=log.eval_metrics, ref=log.eval_ref)
         self._judge = Judge(judging, device=device, first_stage=info.vae_fingerprint)
         _ = self._judge.reference

@@ -38,9 +38,9 @@ class Previews:
         """Draw and save the grid of a step."""
         if self._vae is None and not self._failed:
             try:
-                self._vae = open_first_stage(
-                    self.info.vae, device=self.device, offline=self.offline
-                )
+                vae = open_first_stage(self.info.vae, device=self.device, offline=self.offline)
+                vae.check_store(self.info, "this store")
+                self._vae = vae
             except SetupError as error:
                 console.warn(f"no previews: {error}")
                 self._failed = True

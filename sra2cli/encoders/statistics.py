@@ -1,0 +1,89 @@
+"""Mean and deviation of each latent channel, as VA-VAE's and REPA-E's users keep them in files.
+
+Scaled latents are (z - mean) / std: shift is the mean, scale is 1 / std.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sra2cli.core.errors import DataError, SetupError
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # scale, shift: a number a channel
+
+
+def scale_and_shift(mean: Tensor, std: Tensor, of: str) -> Statistics:
+    """From the mean and deviation of each channel, both C numbers in any shape.
+
+    Raises:
+        DataError: they are not finite, or a deviation is not above 0.
+    """
+    mean, std = mean.double().flatten(), std.double().flatten()
+    if len(mean) != len(std):
+        raise DataError(f"{of}: {len(mean)} means, but {len(std)} deviations")
+    if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
+        raise DataError(f"{of}: its statistics are not finite numbers with deviations above 0")
+    return tuple((1 / std).tolist()), tuple(mean.tolist())
+
+
+def read_statistics(path: Path, channels: int) -> Statistics:
+    """From a file with mean and std (LightningDiT's latents_stats.pt), latents_bias and
+    latents_scale, its 1 / std (REPA-E's), or a checkpoint's bn.running_mean and running_var.
+
+    Args:
+        channels: C, of the first stage.
+
+    Raises:
+        SetupError: no such file, none of these in it, or of another number of channels.
+        DataError: a damaged file.
+    """
+    content = _read(path)
+    found = statistics_of(content, str(path))
+    if found is None:
+        keys = ", ".join(str(k)[:40] for k in list(content)[:5]) or "nothing"
+        raise SetupError(
+            f"{path} holds no statistics of latents: expected mean and std, or latents_bias and "
+            f"latents_scale (it has {keys})"
+        )
+    if len(found[0]) != channels:
+        raise SetupError(
+            f"{path} is of another VAE: statistics of {len(found[0])} channels, the VAE has "
+            f"{channels}"
+        )
+    return found
+
+
+def statistics_of(content: Mapping[Any, Any], of: str) -> Statistics | None:
+    """The statistics that a file or state dict holds, whatever it calls them; None: it has none."""
+    values = {k: torch.as_tensor(v) for k, v in content.items() if isinstance(v, Tensor | list)}
+    if {"mean", "std"} <= values.keys():
+        return scale_and_shift(values["mean"], values["std"], of)
+    if {"latents_mean", "latents_std"} <= values.keys():
+        return scale_and_shift(values["latents_mean"], values["latents_std"], of)
+    if {"latents_bias", "latents_scale"} <= values.keys():
+        return scale_and_shift(values["latents_bias"], 1 / values["latents_scale"].double(), of)
+    if {"bn.running_mean", "bn.running_var"} <= values.keys():
+        variance = values["bn.running_var"].double()
+        return scale_and_shift(values["bn.running_mean"], variance.sqrt(), of)
+    return None
+
+
+def _read(path: Path) -> Mapping[Any, Any]:
+    if not path.is_file():
+        raise SetupError(f"no statistics {path}: give a file, as latents_stats.pt, or 'compute'")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path} is damaged or holds no tensors: {error}") from None
+    except Exception as error:  # torch raises pickle's own errors for what it does not allow
+        raise DataError(f"{path} cannot be opened safely: {str(error)[:160]}") from None
+    if not isinstance(content, Mapping):
+        raise SetupError(f"{path} holds a {type(content).__name__}, not statistics")
+    return content
