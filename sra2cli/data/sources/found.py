@@ -81,7 +81,7 @@ class Found:
         for names, what in (
             (listing.hidden, "hidden entries"),
             (listing.lost, "links that lead nowhere"),
-            (listing.odd, "pipes, devices or links back to a folder that they lie in"),
+            (listing.odd, "pipes, devices or links back to a folder they lie in"),
         ):
             if names:
                 self.pass_over(len(names), f"{what} (as {min(names)})")

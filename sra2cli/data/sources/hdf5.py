@@ -81,7 +81,8 @@ def _bytes(value: np.ndarray) -> bytes:
     if value.dtype.kind in "OS" and value.size == 1:
         only = value.reshape(-1)[0]
         value = only if isinstance(only, np.ndarray) else np.frombuffer(_encoded(only), np.uint8)
-    if value.dtype.kind not in "uiV" or value.dtype.itemsize != 1 or value.ndim > 1:
+    row = value.dtype.kind in "uiV" and value.dtype.itemsize == 1 and value.ndim < 2
+    if not row and not (value.dtype.kind == "V" and value.size == 1):
         raise DataError(f"holds {value.dtype} {value.shape}, not the bytes of a file")
     return value.tobytes()
 
