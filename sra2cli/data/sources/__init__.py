@@ -68,7 +68,8 @@ def open_source(path: Path, choice: Choice = CONVENTION) -> Source:
     listing = folder.walk(path)
     image = next((name for name in listing.names if is_image(name)), None)
     for suffix in SHARDS:
-        shards = sorted(n for n in listing.names if n.lower().endswith(suffix))
+        shards = [name for name in listing.names if name.lower().endswith(suffix)]
+        shards.sort(key=lambda name: name.split("/"))
         if shards and image is None:
             source = _open_files(path, [path / name for name in shards], choice)
             rest = sorted(set(listing.names) - set(shards))
@@ -121,6 +122,9 @@ def _refuse_compressed(path: Path, names: list[str]) -> None:
 
 
 def _open_files(root: Path, files: list[Path], choice: Choice) -> Source:
+    for file in files:
+        if not file.is_file():
+            raise SetupError(f"{file} is no file, or a link that leads nowhere")
     suffixes = {p.suffix.lower() for p in files}
     if len(suffixes) > 1:
         raise SetupError(f"{root} matches files of several kinds: {', '.join(sorted(suffixes))}")
