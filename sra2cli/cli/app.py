@@ -3,12 +3,15 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from sra2cli import __version__
 from sra2cli.core.errors import SetupError, UserError
+
+if TYPE_CHECKING:
+    from sra2cli.data.sources import Choice
 
 app = typer.Typer(
     name="sra2",
@@ -93,6 +96,16 @@ def one_of(option: str, value: str | None, options: tuple[str, ...]) -> None:
     """Refuse a value that is not among the options; None: not given."""
     if value is not None and value not in options:
         raise SetupError(f"{option} is one of {', '.join(options)}, not '{value}'")
+
+
+def chosen_source(
+    image: str | None, label: str | None, split: str | None, classes_from: str | None
+) -> "Choice":
+    """How a source is to be read."""
+    from sra2cli.data.sources import Choice
+
+    one_of("--classes-from", classes_from, ("folders", "dataset.json"))
+    return Choice(image=image, label=label, split=split, classes_from=classes_from)
 
 
 def refuse_given(ctx: typer.Context, names: Sequence[str], why: str) -> None:

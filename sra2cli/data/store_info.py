@@ -14,7 +14,14 @@ from sra2cli.encoders.first_stage import Scale
 StoredType = Literal["float32", "float16"]
 
 
-FREE = ("tool", "vae", "encoder", "encode_batch")  # may differ between stores of the same numbers
+MAY_LACK = ("choice", "extra")  # left out where they say nothing
+FREE = (
+    "tool",
+    "choice",
+    "vae",
+    "encoder",
+    "encode_batch",
+)  # may differ between stores of the same numbers
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,7 @@ class StoreInfo:
     feature_dtype: str = "float16"
     tool: str = f"sra2 {__version__}"
 
+    choice: dict[str, str] = field(default_factory=dict)  # how the source was read, where several
     extra: dict[str, RowSet] = field(default_factory=dict)  # beside moments and features
 
     @property
@@ -106,18 +114,21 @@ def encode_info(info: StoreInfo) -> dict[str, Any]:
     """As attributes; what a store has none of is left out, as stores of before had it."""
     values = asdict(info)
     values["class_names"] = json.dumps(values["class_names"])
-    extra = values.pop("extra")
-    return {**values, **({"extra": json.dumps(extra)} if extra else {})}
+    for key in MAY_LACK:
+        values[key] = json.dumps(values[key]) if values[key] else None
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def decode_info(attributes: Mapping[str, Any]) -> StoreInfo:
     """From attributes."""
     values = {
-        k: attributes[k] for k in StoreInfo.__dataclass_fields__ if k in attributes or k != "extra"
+        k: attributes[k]
+        for k in StoreInfo.__dataclass_fields__
+        if k in attributes or k not in MAY_LACK
     }
     plain = {
         k: v.tolist() if isinstance(v, np.generic | np.ndarray) else v for k, v in values.items()
     }
     plain["class_names"] = json.loads(plain["class_names"])
-    plain["extra"] = json.loads(plain.get("extra", "{}"))
+    plain |= {key: json.loads(plain.get(key, "{}")) for key in MAY_LACK}
     return StoreInfo.from_plain(plain)

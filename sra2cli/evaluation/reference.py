@@ -116,6 +116,7 @@ def describe(images: ImageSet | Seen) -> dict[str, Any]:
         "count": images.count,
         "size": size,
         "resized": images.resized,
+        **({"left_out": list(images.left_out)} if images.left_out else {}),
         "batches_sha256" if isinstance(images, Seen) else "pixels_sha256": images.sha256,
     }
 

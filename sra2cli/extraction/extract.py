@@ -65,7 +65,7 @@ def extract(
         else:
             rejects = []
         group.wait()
-        return summary(out, len(rejects))
+        return summary(out, len(rejects), job.source.notes)
 
 
 def already_there(out: Path, job: Job) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def already_there(out: Path, job: Job) -> dict[str, Any]:
             f"{out} exists and differs in {', '.join(differ)}: remove it or choose another --out"
         )
     console.say(f"{out} is complete already")
-    return summary(out, len(store.rejected))
+    return summary(out, len(store.rejected), job.source.notes)
 
 
 def check_disk(out: Path, job: Job) -> None:
@@ -215,7 +215,7 @@ def rejects_file(out: Path) -> Path:
     return out.with_name(out.name + ".rejects.txt")
 
 
-def summary(out: Path, rejects: int) -> dict[str, Any]:
+def summary(out: Path, rejects: int, notes: list[str]) -> dict[str, Any]:
     store = Store(out)
     info = store.info
     return {
@@ -229,6 +229,7 @@ def summary(out: Path, rejects: int) -> dict[str, Any]:
         "vae_fingerprint": info.vae_fingerprint,
         "encoder": info.encoder or None,
         "bytes": out.stat().st_size,
+        **({"notes": notes} if notes else {}),
     }
 
 

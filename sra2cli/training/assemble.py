@@ -14,7 +14,7 @@ from sra2cli.core.errors import SetupError
 from sra2cli.core.processes import Group, make_accelerator
 from sra2cli.data.batches import Batches, share
 from sra2cli.data.fitting import fitted
-from sra2cli.data.sources import Source, open_source
+from sra2cli.data.sources import Choice, Source, open_source
 from sra2cli.data.store import Store
 from sra2cli.encoders.image import Encoder, load_encoder
 from sra2cli.models.build import shape_of, start_from
@@ -75,7 +75,7 @@ def prepare(
     if images is not None and wanted.encoder is None:
         raise SetupError("--images is for methods that need an image encoder; this recipe has none")
     store = Store(data)
-    source = open_source(images) if images is not None else None
+    source = open_source(images, Choice(**store.info.choice)) if images is not None else None
     wanted = fitted(wanted, store, source)
     refuse_unbuildable(wanted)
     encoder = None
