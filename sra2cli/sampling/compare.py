@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from sra2cli.core import pictures, processes
 from sra2cli.core.errors import SetupError
 from sra2cli.runs.naming import split_step, title_of
 from sra2cli.runs.run import Run
-from sra2cli.sampling.sample import Options, image_file, sample
+from sra2cli.sampling.sample import Options, drawn_image, sample
 from sra2cli.sampling.settings import Sampling
 
 
@@ -68,7 +67,7 @@ def drawn(
         chosen = replace(options, step=step)
         folder = out / f"{number}-{path.name}{'' if chosen.step is None else f'-{chosen.step}'}"
         result = sample(path, num=num, sampling=sampling, options=chosen, out=folder, device=device)
-        images = [np.asarray(Image.open(image_file(folder, i))) for i in range(num)]
+        images = [drawn_image(folder, i) for i in range(num)]
         rows.append((title_of(result, Path(result["source"]), between="\n"), images))
     return rows, folder
 

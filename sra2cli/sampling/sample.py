@@ -17,6 +17,7 @@ from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.files import write_json
 from sra2cli.core.processes import Group
 from sra2cli.data import npz
+from sra2cli.data.images import read_image
 from sra2cli.encoders.first_stage import FirstStage
 from sra2cli.encoders.open import PUBLISHED, open_first_stage
 from sra2cli.runs.network import Network, Weights, open_network
@@ -199,7 +200,7 @@ def finish(out: Path, drawing: Drawing, device: str) -> None:
     missing = [i for i in range(num) if not image_file(out, i).exists()]
     if missing:
         raise DataError(f"{image_file(out, missing[0])} is missing: run the same command again")
-    shown = [np.asarray(Image.open(image_file(out, i))) for i in range(min(num, GRID))]
+    shown = [drawn_image(out, i) for i in range(min(num, GRID))]
     columns = 10 if len(shown) >= 20 else max(1, round(len(shown) ** 0.5))
     pictures.grid(shown, columns=columns).save(out / "grid.png")
     if drawing.options.npz:
@@ -215,7 +216,7 @@ def write_npz(out: Path, num: int) -> None:
         console.progress("samples.npz", num) as bar,
     ):
         for i in range(num):
-            writer.add_image(np.asarray(Image.open(image_file(out, i))))
+            writer.add_image(drawn_image(out, i))
             bar.advance()
         writer.finish({})
 
@@ -259,3 +260,12 @@ def prepare(out: Path, about: dict[str, Any]) -> None:
 
 def image_file(out: Path, index: int) -> Path:
     return out / f"{index:06d}.png"
+
+
+def drawn_image(out: Path, index: int) -> np.ndarray:
+    """An image that was drawn before, (H, W, 3) uint8; DataError where it is damaged since."""
+    file = image_file(out, index)
+    try:
+        return read_image(file)
+    except DataError as error:
+        raise DataError(f"{file}: {error}: remove it and run the same command again") from None
