@@ -1,13 +1,18 @@
 """Pixels mean what the format says, and nothing but pixels comes of an image."""
 
 import io
+import os
 import re
 import struct
+import tarfile
+import zipfile
 import zlib
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+from conftest import finished, one_line
 from PIL import EpsImagePlugin, Image
 
 from sra2cli.core.errors import DataError
@@ -159,3 +164,120 @@ def test_large_images_are_refused_by_what_they_declare():
     bmp[18:26] = struct.pack("<ii", 13_500, 13_500)
     with pytest.raises(DataError, match="too large to open safely"):
         decode_image(bytes(bmp))
+
+
+# Images that change while they are encoded, or after.
+
+RED, BLUE = (encoded(Image.new("RGB", (32, 32), c), "png") for c in ("red", "blue"))
+
+
+def as_folder(root: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def as_zip(root: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(f"{root}.zip", "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return Path(f"{root}.zip")
+
+
+def as_tar(root: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(f"{root}.tar", "w") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return Path(f"{root}.tar")
+
+
+def as_hdf5(root: Path, files: dict[str, bytes]) -> Path:
+    with h5py.File(f"{root}.hdf5", "w") as archive:
+        for name, data in files.items():
+            archive[name] = np.frombuffer(data, np.uint8)
+    return Path(f"{root}.hdf5")
+
+
+def as_parquet(root: Path, files: dict[str, bytes]) -> Path:
+    arrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    labels = [int(name > "b") for name in files]
+    pq.write_table(arrow.table({"image": list(files.values()), "label": labels}), f"{root}.parquet")
+    return Path(f"{root}.parquet")
+
+
+FILES = {"ant/0.png": RED, "ant/1.png": RED, "cat/0.png": RED, "cat/1.png": RED}
+KINDS = [as_folder, as_zip, as_tar, as_hdf5, as_parquet]
+
+
+def extraction(images: Path, out: Path, *more: str) -> list:
+    command = ["python", "-m", "sra2cli", "extract", images, "--out", out, "--vae", "digits"]
+    return [*command, "--resolution", "32", "--offline", "--workers", "0", *more]
+
+
+@pytest.mark.parametrize("write", KINDS)
+def test_an_image_that_was_exchanged_is_noticed(tmp_path, write):
+    images, out = write(tmp_path / "x", FILES), tmp_path / "a.h5"
+    assert finished(extraction(images, out)).returncode == 0
+    assert finished(extraction(images, out)).returncode == 0
+    write(tmp_path / "x", FILES)  # written anew, but the same
+    assert finished(extraction(images, out)).returncode == 0
+    write(tmp_path / "x", {**FILES, "cat/1.png": BLUE})
+    line = one_line(finished(extraction(images, out)), 2)
+    assert "1 images have changed since" in line and "remove it" in line
+
+
+@pytest.mark.parametrize("write", KINDS)
+def test_a_repaired_image_is_noticed(tmp_path, write):
+    images, out = write(tmp_path / "x", {**FILES, "ant/0.png": RED[:60]}), tmp_path / "a.h5"
+    assert "1 images could not be read" in one_line(finished(extraction(images, out)), 1)
+    assert "1 images could not be read" in one_line(finished(extraction(images, out)), 1)
+    write(tmp_path / "x", FILES)
+    assert "1 images have changed since" in one_line(finished(extraction(images, out)), 2)
+    assert finished(extraction(images, tmp_path / "b.h5")).returncode == 0
+
+
+def test_an_older_image_in_its_place_is_noticed(tmp_path):
+    """Moved there, with the date and the size it had."""
+    images, out = as_folder(tmp_path / "x", FILES), tmp_path / "a.h5"
+    bitmaps = [encoded(Image.new("RGB", (32, 32), c), "bmp") for c in ("red", "blue")]
+    other = tmp_path / "other.png"
+    for file, data in ((images / "cat/1.png", bitmaps[0]), (other, bitmaps[1])):
+        file.write_bytes(data)
+        os.utime(file, (1, 1))
+    assert finished(extraction(images, out)).returncode == 0
+    other.replace(images / "cat/1.png")
+    assert "as cat/1.png" in one_line(finished(extraction(images, out)), 2)
+
+
+@pytest.mark.parametrize("write", [as_folder, as_parquet])
+def test_images_exchanged_before_it_goes_on_are_encoded_again(tmp_path, write, monkeypatch):
+    from sra2cli.extraction import extract as room
+
+    first = {**FILES, "ant/0.png": RED[:60], "ant/1.png": BLUE}
+    images, out = write(tmp_path / "x", first), tmp_path / "a.h5"
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "list_rejects", killed)  # all rows are written, none is finished
+        assert finished(extraction(images, out)).returncode == 130
+    write(tmp_path / "x", {**FILES, "cat/0.png": RED[:60]})
+    done = finished(extraction(images, out, "--allow-rejects"))
+    assert done.returncode == 0 and "2 images have changed and are encoded again" in done.stderr
+    assert finished(extraction(images, tmp_path / "b.h5", "--allow-rejects")).returncode == 0
+    assert out.read_bytes() == (tmp_path / "b.h5").read_bytes()
+    assert "cat/0.png" in (tmp_path / "a.h5.rejects.txt").read_text() or write is as_parquet
+
+
+def test_a_store_without_contents_is_complete_as_ever(tmp_path):
+    images, out = as_folder(tmp_path / "x", FILES), tmp_path / "a.h5"
+    assert finished(extraction(images, out)).returncode == 0
+    with h5py.File(out, "r+") as f:
+        del f["contents"]
+    assert finished(extraction(images, out)).returncode == 0

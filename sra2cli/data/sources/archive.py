@@ -106,6 +106,10 @@ class TarReader:
     shards: list[Path]
     members: list[Member | Broken]
 
+    def file_of(self, index: int) -> Path:
+        """The shard of an image."""
+        return self.shards[self.members[index].shard]
+
     def __call__(self, index: int) -> bytes:
         member = self.members[index]
         if isinstance(member, Broken):

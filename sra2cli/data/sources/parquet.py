@@ -123,6 +123,10 @@ class ParquetReader:
             raise DataError(SHORT)
         return image_bytes(cells[row])
 
+    def file_of(self, index: int) -> Path:
+        """The file of a row."""
+        return self.groups[self._group_of(index)].file
+
     def many(self, indices: Sequence[int]) -> list[bytes]:
         """The images of several rows, in the order asked for."""
         wanted: dict[int, list[int]] = {}
