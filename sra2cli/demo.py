@@ -95,7 +95,7 @@ def carry_out(out: Path, run: Command, *, seed: int, steps: int) -> list[dict[st
 
 def judged(samples: Path, prefix: str) -> dict[str, float]:
     """What `sra2 eval` has left in a folder of samples."""
-    result = json.loads((samples / "eval-fd-digits.json").read_text())
+    result = json.loads((samples / "eval-fd-digits.json").read_text(encoding="utf-8"))
     return {f"{prefix}fd_digits": result["fd-digits"], f"{prefix}accuracy": result["accuracy"]}
 
 

@@ -31,7 +31,7 @@ LIBRARIES = {  # heavy libraries, and the files that may import them
     "sklearn": {"data/digits"},
     "scipy": {"evaluation/metrics"},
     "h5py": {"data/store", "data/store_writer", "data/sources/hdf5"},
-    "pydantic": {"config/checks", "config/recipe"},
+    "pydantic": {"config"},
     "typer": {"cli"},
 }
 OPEN = ("data", "diffusion", "align", "sampling")  # wings that know no network by name

@@ -26,7 +26,7 @@ def sync(path: Path) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Write a small file so that a kill leaves the old one or the new one, whole."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(text)
+    scratch.write_text(text, encoding="utf-8")
     sync(scratch)
     os.replace(scratch, path)
 
@@ -55,7 +55,8 @@ def listing_digest(path: str) -> str | None:
     digest = hashlib.sha256()
     for file in sorted(files):
         about = os.stat(file)
-        digest.update(f"{file}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
+        digest.update(os.fsencode(file))
+        digest.update(f"\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
     return digest.hexdigest()[:16]
 
 
