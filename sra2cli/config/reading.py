@@ -6,7 +6,7 @@ A fault is a ValueError of one line; whoever reads says of which file it is.
 import json
 import re
 from pathlib import Path
-from typing import Any, NotRequired, TypeVar
+from typing import Any, NotRequired
 
 import yaml
 from pydantic import AfterValidator, TypeAdapter, ValidationError
@@ -24,7 +24,6 @@ __all__ = [
     "yaml_of",
 ]
 
-T = TypeVar("T")
 LONGEST = 1 << 17  # characters of a YAML file
 LARGEST = 10_000  # values in it, each `*alias` counted as all it stands for
 PLAIN = "tag:yaml.org,2002:"
@@ -125,7 +124,7 @@ def adapter(schema: Any) -> TypeAdapter[Any]:
 _adapters: dict[Any, TypeAdapter[Any]] = {}
 
 
-def checked(schema: type[T], value: Any, *, strict: bool = True) -> T:
+def checked(schema: Any, value: Any, *, strict: bool = True) -> Any:
     """The value itself, if it is what a schema says; keys that the schema does not name stay.
 
     strict: no text for a number, and the like.
@@ -140,11 +139,10 @@ def checked(schema: type[T], value: Any, *, strict: bool = True) -> T:
         key = ".".join(map(str, first["loc"]))
         what = first["msg"][:1].lower() + first["msg"][1:]
         raise ValueError(f"'{key}': {what}" if key else what) from None
-    found: T = value
-    return found
+    return value
 
 
-def json_of(text: str | bytes, schema: type[T]) -> T:
+def json_of(text: str | bytes, schema: Any) -> Any:
     """What a JSON text holds, as `checked`.
 
     Raises:
@@ -159,6 +157,6 @@ def json_of(text: str | bytes, schema: type[T]) -> T:
     return checked(schema, value)
 
 
-def read_json(path: Path, schema: type[T]) -> T:
+def read_json(path: Path, schema: Any) -> Any:
     """What a JSON file holds, as `json_of`; OSError if it cannot be read."""
     return json_of(path.read_bytes(), schema)

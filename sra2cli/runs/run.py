@@ -158,11 +158,12 @@ class Run:
     def about(self) -> dict[str, Any]:
         """run.json."""
         try:
-            return dict(read_json(self.path / "run.json", RunRecord))
+            about: dict[str, Any] = read_json(self.path / "run.json", RunRecord)
         except (OSError, ValueError) as error:
             raise SetupError(
                 f"{self.path} is not a whole run folder: its run.json is damaged ({error})"
             ) from None
+        return about
 
     @property
     def store_info(self) -> StoreInfo:
@@ -193,7 +194,7 @@ class Run:
         rows = []
         for number, line in enumerate(self.metrics_file.read_bytes().split(b"\n")[:-1], 1):
             try:
-                row = dict(json_of(line, RowRecord))
+                row = json_of(line, RowRecord)
                 rows.append(row if "event" in row else checked(dict[str, float], row))
             except ValueError as error:
                 raise DataError(
@@ -229,7 +230,7 @@ def read_checkpoint(folder: Path, *, verify: bool = True) -> Checkpoint:
         DataError: its checkpoint.json is damaged.
     """
     try:
-        meta = dict(read_json(folder / CHECKPOINT_META, CheckpointRecord))
+        meta = read_json(folder / CHECKPOINT_META, CheckpointRecord)
     except (OSError, ValueError) as error:
         raise DataError(f"checkpoint {folder} is damaged: {error}") from None
     return Checkpoint(folder, meta, verify)

@@ -3,7 +3,6 @@
 The paper's Figures 1 and 4.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from sra2cli.core import pictures, processes
 from sra2cli.core.errors import SetupError
 from sra2cli.runs.naming import split_step, title_of
 from sra2cli.runs.run import Run
-from sra2cli.sampling.sample import Options, drawn_image, sample
+from sra2cli.sampling.sample import Options, drawn_image, record_of, sample
 from sra2cli.sampling.settings import Sampling
 
 
@@ -40,8 +39,8 @@ def compare(
         rows, folder = drawn(sources, num, sampling, options, out, device)
         picture = out / "comparison.png"
         if group.main:
-            labels = json.loads((folder / "samples.json").read_text())["labels"]
-            names = class_names(split_step(sources[0])[0], labels)
+            about = record_of(folder) or {}
+            names = class_names(split_step(sources[0])[0], about.get("labels"))
             pictures.labelled_rows(rows, names, picture)
     return {
         "picture": str(picture),
