@@ -172,6 +172,7 @@ def sample(
         drawing = plan(source, num, sampling, options, group)
         about = drawing.about
         out = out or drawing.network.samples / drawing.name
+        group.meet(out, about={**about, "source": None})
         with prepare(out, about) if group.main else nullcontext():
             group.wait()
             fill(out, drawing, group)
