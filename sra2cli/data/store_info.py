@@ -3,14 +3,16 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any, Literal
 
 import numpy as np
 
 from sra2cli import __version__
-from sra2cli.encoders.first_stage import Scale
+from sra2cli.config.checks import Count, Flag, Natural, Number, settings
+from sra2cli.config.reading import checked, json_of
 
+Scales = Number | tuple[Number, ...]
 StoredType = Literal["float32", "float16"]
 
 
@@ -24,44 +26,44 @@ FREE = (
 )  # may differ between stores of the same numbers
 
 
-@dataclass(frozen=True)
+@settings
 class RowSet:
     """Rows of one kind, one an image. shape: of a row. made_by, fingerprint: of what made them.
 
     mirrored: whether the mirrored images of a store have rows of their own.
     """
 
-    shape: tuple[int, ...]
+    shape: tuple[Count, ...]
     dtype: str
     made_by: str
     fingerprint: str
-    mirrored: bool = True
+    mirrored: Flag = True
 
 
-@dataclass(frozen=True)
+@settings
 class StoreInfo:
     """What identifies a store: everything that changes its numbers, and how to read them."""
 
     vae: str
     vae_fingerprint: str
-    scale: Scale  # one number for each channel, or one for all
-    shift: Scale
-    channels: int
-    latent: int  # side of the latent
-    resolution: int  # side of the image
-    classes: int  # 0: no labels
+    scale: Scales  # one number for each channel, or one for all
+    shift: Scales
+    channels: Count
+    latent: Count  # side of the latent
+    resolution: Count  # side of the image
+    classes: Natural  # 0: no labels
     class_names: list[str] = field(default_factory=list)
     crop: str = "adm-center"
     image_range: str = "[-1, 1]"
     moments: str = "mean,std"
     dtype: StoredType = "float32"  # of the moments
     encode_precision: str = "fp32"
-    encode_batch: int = 0  # images encoded together while it is written, so that it can go on
-    mirrored: bool = False  # also holds the moments (and features) of the mirrored images
+    encode_batch: Natural = 0  # images encoded together while it is written, so that it can go on
+    mirrored: Flag = False  # also holds the moments (and features) of the mirrored images
     encoder: str = ""  # "": no features
     encoder_fingerprint: str = ""
-    feature_tokens: int = 0  # T
-    feature_width: int = 0  # F
+    feature_tokens: Natural = 0  # T
+    feature_width: Natural = 0  # F
     feature_dtype: str = "float16"
     tool: str = f"sra2 {__version__}"
 
@@ -94,10 +96,11 @@ class StoreInfo:
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "StoreInfo":
-        """From what `asdict` gave and JSON kept."""
+        """From what `asdict` gave and JSON kept; ValueError where it is not that."""
         plain = dict(values)
         for key in ("scale", "shift"):
-            plain[key] = tuple(v) if isinstance(v := plain[key], list) else v
+            plain[key] = tuple(v) if isinstance(v := plain.get(key), list) else v
+        checked(cls, plain, strict=False)
         rows = {
             name: RowSet(**{**made, "shape": tuple(made["shape"])})
             for name, made in plain.pop("extra", {}).items()
@@ -129,6 +132,6 @@ def decode_info(attributes: Mapping[str, Any]) -> StoreInfo:
     plain = {
         k: v.tolist() if isinstance(v, np.generic | np.ndarray) else v for k, v in values.items()
     }
-    plain["class_names"] = json.loads(plain["class_names"])
-    plain |= {key: json.loads(plain.get(key, "{}")) for key in MAY_LACK}
+    plain["class_names"] = json_of(plain["class_names"], list[str])
+    plain |= {key: json_of(plain.get(key, "{}"), dict[str, Any]) for key in MAY_LACK}
     return StoreInfo.from_plain(plain)

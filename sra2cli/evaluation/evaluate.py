@@ -13,6 +13,7 @@ from sra2cli.data.sources.layout import is_image
 from sra2cli.evaluation.image_sets import ImageSet, from_source, open_images
 from sra2cli.evaluation.judge import Judge, Judging
 from sra2cli.evaluation.reference import check_target, save_reference
+from sra2cli.sampling.sample import image_file, record_of
 
 
 def evaluate(
@@ -91,7 +92,7 @@ def open_samples(
     images = open_images(samples, "samples", crop=crop, choice=choice)
     if samples.suffix.lower() != ".npz" or about is None:
         return images, None
-    if images.count < about["num"]:
+    if images.count != about["num"]:
         raise DataError(f"{samples} holds {images.count} images, {folder}'s record {about['num']}")
     images.labels = about.get("labels") or images.labels
     return images, about
@@ -99,28 +100,28 @@ def open_samples(
 
 def read_record(samples: Path) -> dict[str, Any] | None:
     """samples.json, or None for a folder that `sra2 sample` did not make."""
-    record = samples / "samples.json"
-    if not record.exists():
-        return None
     try:
-        about: dict[str, Any] = json.loads(record.read_text())
-        about.get("complete"), about["num"]
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise DataError(f"{record} is not a record of sra2 sample: sample again") from None
-    if not about.get("complete"):
+        about = record_of(samples)
+    except ValueError as error:
+        raise DataError(
+            f"{samples}/samples.json is not a record of sra2 sample ({error}): sample again"
+        ) from None
+    if about is not None and not about.get("complete"):
         raise SetupError(f"{samples} is unfinished: run `sra2 sample` again")
     return about
 
 
 def sample_source(samples: Path, about: dict[str, Any]) -> Source:
     """The sample images in order; exactly as many as the record says."""
-    names = [f"{i:06d}.png" for i in range(about["num"])]
-    missing = [name for name in names if not (samples / name).exists()]
-    if missing:
+    num, there = about["num"], {file.name for file in samples.iterdir()}
+    first = next((i for i in range(num) if image_file(samples, i).name not in there), None)
+    if first is not None:  # the record may say any number: only what is there is listed
+        count = sum(name.endswith(".png") and name != "grid.png" for name in there)
         raise DataError(
-            f"{len(missing)} of {len(names)} samples are missing, first {samples / missing[0]}: "
-            "sample again"
+            f"{max(1, num - count)} of {num} samples are missing, first "
+            f"{image_file(samples, first)}: sample again"
         )
-    other = sorted({p.name for p in samples.iterdir() if is_image(p.name)} - {*names, "grid.png"})
+    names = [image_file(samples, i).name for i in range(num)]
+    other = sorted({name for name in there if is_image(name)} - {*names, "grid.png"})
     said = [f"{len(other):,} images are not of its record, as {other[0]}"] if other else []
     return Source(samples, names, None, [], FolderReader(samples, names), passed_over=said)

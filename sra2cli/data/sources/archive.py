@@ -92,11 +92,12 @@ class ZipReader(FileReader):
 
 @dataclass(frozen=True)
 class Member:
-    """Where the bytes of a tar member lie."""
+    """Where the bytes of a tar member lie; gone: why there are none."""
 
     shard: int
-    offset: int
-    size: int
+    offset: int = 0
+    size: int = 0
+    gone: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,16 @@ class TarReader:
     """Reads a member by its number."""
 
     shards: list[Path]
-    members: list[Member | Broken]
+    members: list[Member]
+
+    def file_of(self, index: int) -> Path:
+        """The shard of an image."""
+        return self.shards[self.members[index].shard]
 
     def __call__(self, index: int) -> bytes:
         member = self.members[index]
-        if isinstance(member, Broken):
-            raise DataError(member.why)
+        if member.gone:
+            raise DataError(member.gone)
         check_size(member.size)
         with self.shards[member.shard].open("rb", buffering=0) as f:
             data = os.pread(f.fileno(), member.size, member.offset)
@@ -164,6 +169,9 @@ def list_tar(shard: Path, number: int) -> Listing:
             f"{shard} is damaged, or compressed (then unpack it first): {error}"
         ) from None
     found = tree.listing()
+    found.items = [
+        Member(number, gone=item.why) if isinstance(item, Broken) else item for item in found.items
+    ]
     found.odd += odd
     return found
 

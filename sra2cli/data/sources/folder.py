@@ -24,6 +24,10 @@ class FolderReader:
     root: Path
     names: list[str]
 
+    def file_of(self, index: int) -> Path:
+        """The file of an image."""
+        return self.root / self.names[index]
+
     def __call__(self, index: int) -> bytes:
         file = os.path.join(self.root, self.names[index])
         try:

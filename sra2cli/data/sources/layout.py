@@ -181,6 +181,10 @@ class FileReader(ABC):
     @abstractmethod
     def open(self) -> Any: ...
 
+    def file_of(self, index: int) -> Path:
+        """The file that an entry lies in."""
+        return self.path
+
     @property
     def file(self) -> Any:
         if self._file is None or self._pid != os.getpid():
