@@ -67,7 +67,9 @@ Vae = Annotated[
 ]
 # How a source of images is read, where there are several ways.
 Image = Annotated[str | None, what("The column of images; of samples in files, a suffix as jpg.")]
-Label = Annotated[str | None, what("The column of labels; or cls, json, or a key of the .json.")]
+Label = Annotated[
+    str | None, what("The column of labels; of files cls, json, a key of it; or none.")
+]
 Split = Annotated[str | None, what("The split to read: train, val, …")]
 ClassesFrom = Annotated[str | None, what("folders (all of them are classes) or dataset.json.")]
 Num = Annotated[int | None, what("Samples to draw.")]

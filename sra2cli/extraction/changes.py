@@ -49,7 +49,10 @@ def changed(source: Source, contents: np.ndarray, since: float, rows: Sequence[i
     def differs(row: int) -> bool:
         file = file_of(row)
         if file not in newer:
-            about = os.stat(file)
+            try:
+                about = os.stat(file)
+            except FileNotFoundError:
+                about = os.lstat(file)  # a link to nothing is a bad image, not a vanished source
             newer[file] = max(about.st_mtime, about.st_ctime) >= since - SLACK
         if not newer[file]:
             return False

@@ -8,7 +8,7 @@ from typing import Any
 from sra2cli.core.errors import SetupError
 from sra2cli.data.sources.found import Found, find
 from sra2cli.data.sources.labels import from_files
-from sra2cli.data.sources.layout import DATASET, Choice
+from sra2cli.data.sources.layout import DATASET, UNLABELLED, Choice
 from sra2cli.data.sources.listing import Listing
 from sra2cli.data.sources.splits import descend
 
@@ -38,7 +38,7 @@ def lay_out(
     found = find(root, listing, choice, read)
     descend(found)
     _sort(found)
-    if not from_files(found, dataset):
+    if choice.label != UNLABELLED and not from_files(found, dataset):
         _from_folders(found)
     return found
 

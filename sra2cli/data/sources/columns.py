@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.data.sources.layout import Choice, whole_numbers
+from sra2cli.data.sources.layout import UNLABELLED, Choice, whole_numbers
 
 IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp")  # the usual names of columns
 LABELS = ("label", "labels", "cls", "class")
-UNLABELLED = "none"  # as the column of labels: take none
 
 OF = re.compile(r"-(\d+)-of-(\d+)$")  # as Hugging Face numbers files
 SHARD = re.compile(r"part[-._]\d.*|\d+|(.+?)(?:-\d+-of-\d+|[-_.]\d{5,})?")  # Spark, the hub, …

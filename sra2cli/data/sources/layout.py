@@ -18,6 +18,7 @@ from sra2cli.data.images import SUFFIXES
 
 MOST = 1 << 24  # classes: above, a label is no number of a class
 LARGEST = 1 << 30  # bytes of an image, or of a dataset.json
+UNLABELLED = "none"  # as the choice of labels: take none
 DATASET = "dataset.json"  # {"labels": [["path", class], …]}, as EDM2, REPA and SRA write it
 
 
@@ -42,7 +43,7 @@ class Choice:
 
     Attributes:
         image: the column of images; of files, the suffix after the first dot.
-        label: the column of labels; of files, "cls", "json" or a key of the .json.
+        label: the column of labels; of files, "cls", "json" or a key of the .json; or UNLABELLED.
         split: train, test, …
         classes_from: "folders", all of them, or "dataset.json".
     """
