@@ -1,5 +1,6 @@
 """Pixels mean what the format says, and nothing but pixels comes of an image."""
 
+import functools
 import io
 import os
 import re
@@ -19,6 +20,7 @@ from sra2cli.core.errors import DataError
 from sra2cli.data import images
 from sra2cli.data.images import SUFFIXES, decode_image
 from sra2cli.data.sources import open_source
+from sra2cli.extraction import encode
 
 GREY = np.linspace(0, 255, 64).astype(np.uint8).reshape(4, 16)
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
@@ -210,17 +212,26 @@ def as_parquet(root: Path, files: dict[str, bytes]) -> Path:
     return Path(f"{root}.parquet")
 
 
+OPEN_VAE = functools.cache(encode.open_first_stage)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The VAE is opened once for all of them."""
+    monkeypatch.setattr(encode, "open_first_stage", OPEN_VAE)
+
+
 FILES = {"ant/0.png": RED, "ant/1.png": RED, "cat/0.png": RED, "cat/1.png": RED}
 KINDS = [as_folder, as_zip, as_tar, as_hdf5, as_parquet]
 
 
 def extraction(images: Path, out: Path, *more: str) -> list:
     command = ["python", "-m", "sra2cli", "extract", images, "--out", out, "--vae", "digits"]
-    return [*command, "--resolution", "32", "--offline", "--workers", "0", *more]
+    return [*command, "--resolution", "8", "--offline", "--workers", "0", *more]
 
 
 @pytest.mark.parametrize("write", KINDS)
-def test_an_image_that_was_exchanged_is_noticed(tmp_path, write):
+def test_an_image_that_was_exchanged_is_noticed(quick, tmp_path, write):
     images, out = write(tmp_path / "x", FILES), tmp_path / "a.h5"
     assert finished(extraction(images, out)).returncode == 0
     assert finished(extraction(images, out)).returncode == 0
@@ -232,7 +243,7 @@ def test_an_image_that_was_exchanged_is_noticed(tmp_path, write):
 
 
 @pytest.mark.parametrize("write", KINDS)
-def test_a_repaired_image_is_noticed(tmp_path, write):
+def test_a_repaired_image_is_noticed(quick, tmp_path, write):
     images, out = write(tmp_path / "x", {**FILES, "ant/0.png": RED[:60]}), tmp_path / "a.h5"
     assert "1 images could not be read" in one_line(finished(extraction(images, out)), 1)
     assert "1 images could not be read" in one_line(finished(extraction(images, out)), 1)
@@ -241,7 +252,7 @@ def test_a_repaired_image_is_noticed(tmp_path, write):
     assert finished(extraction(images, tmp_path / "b.h5")).returncode == 0
 
 
-def test_an_older_image_in_its_place_is_noticed(tmp_path):
+def test_an_older_image_in_its_place_is_noticed(quick, tmp_path):
     """Moved there, with the date and the size it had."""
     images, out = as_folder(tmp_path / "x", FILES), tmp_path / "a.h5"
     bitmaps = [encoded(Image.new("RGB", (32, 32), c), "bmp") for c in ("red", "blue")]
@@ -255,7 +266,7 @@ def test_an_older_image_in_its_place_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize("write", [as_folder, as_parquet])
-def test_images_exchanged_before_it_goes_on_are_encoded_again(tmp_path, write, monkeypatch):
+def test_images_exchanged_before_it_goes_on_are_encoded_again(quick, tmp_path, write, monkeypatch):
     from sra2cli.extraction import extract as room
 
     first = {**FILES, "ant/0.png": RED[:60], "ant/1.png": BLUE}
@@ -275,7 +286,7 @@ def test_images_exchanged_before_it_goes_on_are_encoded_again(tmp_path, write, m
     assert "cat/0.png" in (tmp_path / "a.h5.rejects.txt").read_text() or write is as_parquet
 
 
-def test_a_store_without_contents_is_complete_as_ever(tmp_path):
+def test_a_store_without_contents_is_complete_as_ever(quick, tmp_path):
     images, out = as_folder(tmp_path / "x", FILES), tmp_path / "a.h5"
     assert finished(extraction(images, out)).returncode == 0
     with h5py.File(out, "r+") as f:
