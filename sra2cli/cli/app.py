@@ -41,6 +41,9 @@ def fail(error: UserError) -> NoReturn:
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Turn what a user can mend into one line; leave bugs their traceback."""
+    from sra2cli.core import processes
+
+    processes.say_lost_memory()
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
@@ -89,11 +92,13 @@ def of_system(error: OSError) -> UserError | None:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError("the disk is full: free some space and run the same command again")
     file = "a file" if error.filename is None else os.fsdecode(error.filename)
-    if error.errno == errno.ENOENT:
+    if error.errno in (errno.ENOENT, errno.ESTALE) and error.filename is not None:
         return UserError(f"{file} is gone: removed or renamed while it was used?")
-    if error.errno in (errno.EFBIG, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE):
-        return UserError(f"cannot use {file}: {error.strerror}")
-    return SetupError(f"cannot use {file}: {error.strerror}")
+    said = str(error.strerror)  # HDF5 says all it knows in it
+    said = f"cannot use {file}: {said if len(said) < 100 else os.strerror(error.errno)}"
+    if error.errno in (errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE):
+        return UserError(said)
+    return SetupError(said)
 
 
 def pick_device(wanted: str | None) -> str:

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
 PARENT = "SRA2_PARENT"  # the process that started this one, and that it ends with
+LOST_MEMORY = (
+    "a store or checkpoint in use was truncated, or its disk failed: bring it back and run the "
+    "same command again"
+)
 TIMEOUT = "SRA2_TIMEOUT"  # seconds that one process waits for another
 WAIT = 7 * 86400  # seconds: the main process may judge for long, while the others wait
 START = 600  # seconds until all processes are there
@@ -250,6 +254,21 @@ def _meeting(rank: int, count: int, wait: timedelta) -> "Store":
     found = distributed.rendezvous("env://", timeout=wait)  # type: ignore[attr-defined]
     store: Store = next(iter(found))[0]
     return store
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)  # type: ignore[untyped-decorator]
+def _lost_memory(number: int) -> None:
+    os.write(2, f"error: {LOST_MEMORY}\n".encode())
+    os._exit(UserError.exit_code)
+
+
+def say_lost_memory() -> None:
+    """Have one line said where a mapped file is truncated, which ends a process without a word.
+
+    Python's own handlers never come to run: the processor goes back to what it could not read.
+    """
+    if not launcher.launched():  # else the process that started this one says it
+        ctypes.CDLL(None).signal(int(signal.SIGBUS), _lost_memory)
 
 
 def die_with_parent() -> None:

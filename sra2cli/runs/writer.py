@@ -183,9 +183,13 @@ class RunWriter(Run):
                 sync(file)
             sync(scratch)
         except (RuntimeError, OSError, SafetensorError) as error:
-            full = is_full(self.path)  # torch hides why it could not write
+            there = self.path.is_dir()
+            full = there and is_full(self.path)  # torch hides why it could not write
             shutil.rmtree(scratch, ignore_errors=True)
-            raise (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else error) from None
+            if full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+            why = str(error) if there else "its folder is gone"
+            raise DataError(f"checkpoint {final} cannot be written: {why}") from None
         if final.exists():  # a damaged one that was skipped
             shutil.rmtree(final)
         os.replace(scratch, final)
