@@ -30,8 +30,8 @@ LIBRARIES = {  # heavy libraries, and the files that may import them
     "matplotlib": {"core/pictures"},
     "sklearn": {"data/digits"},
     "scipy": {"evaluation/metrics"},
-    "h5py": {"data/store", "data/store_writer", "data/sources/hdf5"},
-    "pydantic": {"config/checks", "config/recipe"},
+    "h5py": {"data/store_layout", "data/store_writer", "data/sources/hdf5"},
+    "pydantic": {"config/checks", "config/recipe", "config/records"},
     "typer": {"cli"},
 }
 OPEN = ("data", "diffusion", "align", "sampling")  # wings that know no network by name
