@@ -29,7 +29,7 @@ class Extent:
 
     @classmethod
     def of(cls, f: h5py.File, name: str) -> "Extent":
-        """ValueError unless it is a contiguous data set of this file; HDF5 sees that it is all there."""
+        """ValueError unless it is a contiguous data set of this file."""
         own = isinstance(f.get(name, getlink=True), h5py.HardLink)
         dataset = f[name] if own else None
         if not isinstance(dataset, h5py.Dataset):

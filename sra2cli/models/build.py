@@ -3,9 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from sra2cli.config.recipe import nearest
 from sra2cli.config.settings import Recipe
 from sra2cli.core.errors import DataError, SetupError
+from sra2cli.core.finite import check_finite
 from sra2cli.models.contract import Backbone, Config, Shape
 from sra2cli.models.sit import SiT
 
@@ -44,13 +48,48 @@ def record_of(model: Backbone) -> dict[str, Any]:
     return {model.kind: model.config.to_dict()}
 
 
-def from_record(record: Mapping[str, Any]) -> Backbone | None:
-    """The network of a record, with initial weights; None if it names none of ours."""
+def from_record(
+    record: Mapping[str, Any], state: Mapping[str, Tensor], name: str
+) -> Backbone | None:
+    """The network of a record, `filled`; None if it names none of ours."""
     kind = next((kind for kind in BACKBONES if kind in record), None)
+    return None if kind is None else filled(BACKBONES[kind], record[kind], state, name)
+
+
+def filled(kind: type[Backbone], config: Any, state: Mapping[str, Tensor], name: str) -> Backbone:
+    """A network with these weights and no others, frozen, in eval mode.
+
+    It is built without memory first: a size that a file names and does not hold allocates nothing.
+
+    Args:
+        config: as the network's config gives it (`to_dict`). name: of the file.
+
+    Raises:
+        SetupError: tensors that are missing, unknown or of another shape.
+        DataError: a config that cannot be built; weights that are not finite.
+    """
     try:
-        return None if kind is None else BACKBONES[kind].from_config(record[kind])
-    except (TypeError, ValueError) as error:
-        raise DataError(f"its {kind} cannot be built: {error}") from None
+        if config.get("depth", 1) > len(state):
+            raise ValueError(f"it has {len(state)} tensors for {config['depth']} blocks")
+        with torch.device("meta"):
+            wanted = kind.from_config(config).state_dict()
+    except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise DataError(f"{name}: its {kind.kind} cannot be built: {reason}") from None
+    faults = [f"no {k}" for k in wanted if k not in state]
+    faults += [f"unknown {k[:80]} {tuple(state[k].shape)}" for k in state if k not in wanted]
+    faults += [
+        f"{k} is {tuple(state[k].shape)} instead of {tuple(tensor.shape)}"
+        for k, tensor in wanted.items()
+        if k in state and state[k].shape != tensor.shape
+    ]
+    if faults:
+        more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
+        raise SetupError(f"{name} does not fit a {kind.__name__}: {'; '.join(faults[:3])}{more}")
+    model = kind.from_config(config)
+    model.load_state_dict(state)
+    check_finite(model.state_dict(), name)
+    return model.eval().requires_grad_(False)
 
 
 def start_from(model: Backbone, other: Backbone) -> str | None:
