@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sra2cli.config.recipe import nearest
@@ -59,7 +58,8 @@ def from_record(
 def filled(kind: type[Backbone], config: Any, state: Mapping[str, Tensor], name: str) -> Backbone:
     """A network with these weights and no others, frozen, in eval mode.
 
-    It is built without memory first: a size that a file names and does not hold allocates nothing.
+    What decides its size is held against the file first (`Backbone.outline`): a size that a file
+    names and does not hold allocates nothing.
 
     Args:
         config: as the network's config gives it (`to_dict`). name: of the file.
@@ -71,25 +71,38 @@ def filled(kind: type[Backbone], config: Any, state: Mapping[str, Tensor], name:
     try:
         if config.get("depth", 1) > len(state):
             raise ValueError(f"it has {len(state)} tensors for {config['depth']} blocks")
-        with torch.device("meta"):
-            wanted = kind.from_config(config).state_dict()
+        _refuse_others(kind, kind.outline(config), state, name, whole=False)
+        model = kind.from_config(config)
     except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         reason = " ".join(str(error).split())[:160]
         raise DataError(f"{name}: its {kind.kind} cannot be built: {reason}") from None
+    wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    _refuse_others(kind, wanted, state, name, whole=True)
+    model.load_state_dict(state)
+    check_finite(model.state_dict(), name)
+    return model.eval().requires_grad_(False)
+
+
+def _refuse_others(
+    kind: type[Backbone],
+    wanted: Mapping[str, tuple[int, ...]],
+    state: Mapping[str, Tensor],
+    name: str,
+    *,
+    whole: bool,
+) -> None:
+    """SetupError for tensors that are missing, of another shape, or (whole) not of the network."""
     faults = [f"no {k}" for k in wanted if k not in state]
-    faults += [f"unknown {k[:80]} {tuple(state[k].shape)}" for k in state if k not in wanted]
+    if whole:
+        faults += [f"unknown {k[:80]} {tuple(state[k].shape)}" for k in state if k not in wanted]
     faults += [
-        f"{k} is {tuple(state[k].shape)} instead of {tuple(tensor.shape)}"
-        for k, tensor in wanted.items()
-        if k in state and state[k].shape != tensor.shape
+        f"{k} is {tuple(state[k].shape)} instead of {shape}"
+        for k, shape in wanted.items()
+        if k in state and state[k].shape != shape
     ]
     if faults:
         more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
         raise SetupError(f"{name} does not fit a {kind.__name__}: {'; '.join(faults[:3])}{more}")
-    model = kind.from_config(config)
-    model.load_state_dict(state)
-    check_finite(model.state_dict(), name)
-    return model.eval().requires_grad_(False)
 
 
 def start_from(model: Backbone, other: Backbone) -> str | None:

@@ -156,6 +156,17 @@ class SiT(Backbone):
         """ValueError for what is no record of one."""
         return cls(read_record(SiTConfig, dict(config)))
 
+    @classmethod
+    def outline(cls, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        c = read_record(SiTConfig, dict(config))
+        shapes = {
+            "x_embedder.proj.weight": (c.width, c.channels, c.patch, c.patch),
+            "pos_embed": (1, c.shape.tokens, c.width),
+            "blocks.0.mlp.fc1.weight": (int(c.width * c.mlp_ratio), c.width),
+        }
+        labels = {"y_embedder.embedding_table.weight": (c.classes + 1, c.width)}
+        return shapes | (labels if c.classes else {})
+
     def initialise(self) -> None:
         """As DiT and SiT: Xavier linears, zero modulations and output, so v starts at 0."""
         for module in self.modules():
