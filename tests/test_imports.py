@@ -30,7 +30,7 @@ LIBRARIES = {  # heavy libraries, and the files that may import them
     "matplotlib": {"core/pictures"},
     "sklearn": {"data/digits"},
     "scipy": {"evaluation/metrics"},
-    "h5py": {"data/store", "data/store_writer", "data/sources/hdf5"},
+    "h5py": {"data/store_layout", "data/store_writer", "data/sources/hdf5"},
     "pydantic": {"config"},
     "typer": {"cli"},
 }
