@@ -111,8 +111,8 @@ class Group:
         wrong = None
         if not _appears(token):
             wrong = (
-                f"process {self.rank} writes to {folder / name} and does not see what the first one "
-                "wrote there: --out must be one place for all, that all machines see"
+                f"process {self.rank} writes to {folder / name} and does not see what the first "
+                "one wrote there: --out must be one place for all, that all machines see"
             )
         elif not same:
             wrong = (
