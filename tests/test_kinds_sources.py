@@ -590,5 +590,5 @@ def test_eval_counts_what_it_leaves_out(tmp_path):
     against = json.loads(sra2(*judge, "--ref", path).stdout)
     assert sum("1 .xyz" in warning for warning in against["warnings"]) == 2
     (path / "41.png").symlink_to("nowhere.png")
-    assert "41.png: a link to a file that is not there" in one_line(sra2(*judge), 1)
+    assert "41.png: a link to nowhere.png, which is not there" in one_line(sra2(*judge), 1)
     assert "--split val" in one_line(sra2(*judge, "--split", "val"), 2)
