@@ -114,6 +114,7 @@ def refusal(path: Path, **choice: str) -> str:
         (classes("ant/train", "ant/test", "bee/train"), {}, "2 .*splits in its classes.*--split"),
         (classes("ant/train", "ant/test", "bee/train"), {"split": "train"}, ["ant", "bee"]),
         (classes("ant", "bee"), {"split": "train"}, "2 --split train: .*no folder of images"),
+        (classes("ant", "bee"), {"split": ""}, "2 --split : .*no folder of images"),
         (classes("ant", "bee"), {"label": "cls"}, "2 --label cls: .*has no .cls or .json"),
         ({**classes("ant", "cat"), "bee": None}, {"label": "none"}, []),
         (classes("ant", "bee"), {"classes_from": "dataset.json"}, "2 --classes-from .*has none"),
