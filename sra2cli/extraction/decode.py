@@ -87,12 +87,12 @@ def read_moments(
         DataError: another shape, not finite, or logarithms where deviations are expected.
     """
     try:
-        array = np.load(io.BytesIO(data)) if isinstance(data, bytes) else data
-        moments = np.asarray(array, dtype=np.float32)
+        array = np.asarray(np.load(io.BytesIO(data)) if isinstance(data, bytes) else data)
     except Exception as error:  # np.load of a damaged file raises anything
         raise DataError(f"not an array: {' '.join(str(error).split())}") from None
-    if moments.shape != shape:
-        raise DataError(f"has shape {moments.shape}, not {shape}")
+    if array.shape != shape or array.dtype.kind not in "fiu":
+        raise DataError(f"has shape {array.shape} of {array.dtype}, not {shape} of numbers")
+    moments = array.astype(np.float32)
     if not np.isfinite(moments).all():
         raise DataError("holds numbers that are not finite")
     mean, std = np.split(moments, 2)

@@ -74,7 +74,7 @@ def prepare(
     if images is not None and wanted.encoder is None:
         raise SetupError("--images is for methods that need an image encoder; this recipe has none")
     store = Store(data)
-    source = open_source(images, Choice(**store.info.choice)) if images is not None else None
+    source = open_source(images, Choice.of(store.info.choice)) if images is not None else None
     wanted = fitted(wanted, store, source)
     refuse_unbuildable(wanted)
     encoder = None

@@ -79,8 +79,8 @@ def _several(root: Path, prefix: str, splits: Sequence[str]) -> SetupError:
 def _below_classes(found: Found, wanted: str | None) -> None:
     """The chosen of several splits below each class, as ant/train/0.png."""
     parts = dict(zip(found.order, (name.split("/") for name in found.inside()), strict=True))
-    split_of = {i: part[1] if len(part) > 2 else "" for i, part in parts.items()}
-    splits = sorted({split for split in split_of.values() if SPLIT.fullmatch(split)})
+    split_of = {i: part[1] if len(part) > 2 else None for i, part in parts.items()}
+    splits = sorted({split for split in split_of.values() if split and SPLIT.fullmatch(split)})
     if wanted is not None and wanted not in split_of.values():
         raise SetupError(f"--split {wanted}: {found.root} holds no folder of images with this name")
     if wanted is not None:
