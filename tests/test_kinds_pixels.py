@@ -22,9 +22,10 @@ from test_store import INFO
 from sra2cli.core.errors import DataError
 from sra2cli.data import images
 from sra2cli.data.images import SUFFIXES, decode_image
-from sra2cli.data.sources import open_source
+from sra2cli.data.sources import Source, open_source
 from sra2cli.data.store_writer import StoreWriter
 from sra2cli.extraction import encode
+from sra2cli.extraction.decode import Chunks
 
 GREY = np.linspace(0, 255, 64).astype(np.uint8).reshape(4, 16)
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
@@ -341,3 +342,20 @@ def test_imported_latents_that_the_stored_type_cannot_hold(quick, tmp_path):
     assert "1.npy: its moments reach 1e+06, more than float16 holds" in line
     finished(extraction(tmp_path / "x", tmp_path / "b.h5", "--resolution", side))
     assert "2.npy\tholds numbers that are not finite" in (tmp_path / "b.h5.rejects.txt").read_text()
+
+
+def test_a_jpeg_that_its_decoder_warns_of_is_rejected():
+    """libjpeg fills a hole with grey, and PIL says nothing of it."""
+    pytest.importorskip("simplejpeg")
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    for image in (Image.fromarray(noise), Image.fromarray(noise).convert("CMYK")):
+        for options in ({}, {"progressive": True}, {"optimize": True}):
+            whole = encoded(image, "jpeg", **options)
+            images.refuse_damaged_jpeg(whole)
+    whole = encoded(Image.fromarray(noise), "jpeg")
+    middle = len(whole) // 2
+    hole = whole[:middle] + bytes(400) + whole[middle + 400 :]
+    rows = [whole, hole, encoded(Image.fromarray(noise), "png")]
+    source = Source(Path("x"), list("abc"), None, [], rows.__getitem__)
+    chunk = Chunks(source, [range(3)], 32)[0]
+    assert chunk.rows == [0, 2] and "Corrupt JPEG data" in chunk.rejected[1]
