@@ -67,6 +67,13 @@ Vae = Annotated[
     str | None,
     what("Decode with this first stage: folder, hub name or 'digits'; default: the store's."),
 ]
+# How a source of images is read, where there are several ways.
+Image = Annotated[str | None, what("The column of images; of samples in files, a suffix as jpg.")]
+Label = Annotated[
+    str | None, what("The column of labels; of files cls, json, a key of it; or none.")
+]
+Split = Annotated[str | None, what("The split to read: train, val, …")]
+ClassesFrom = Annotated[str | None, what("folders (all of them are classes) or dataset.json.")]
 Num = Annotated[int | None, what("Samples to draw.")]
 # How images are drawn.
 Preset = Annotated[

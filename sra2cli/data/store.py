@@ -7,6 +7,7 @@ Data sets (N rows, one per source image, in source order)
     any other row set that `extra` declares
     labels    (N,) int64              -1 without labels
     state     (N,) uint8              0 not written, 1 good, 2 rejected
+    contents  (N,) uint64             size << 32 | CRC-32 of the encoded image; 0: not read
     names     (N,) utf-8              path of the image in its source
 Readers see the rows whose state is 1, in order. Attributes: `StoreInfo`, plus format, count,
 checksums and complete. Rows are read through a memory map at the data set's offset: no HDF5 handle
@@ -29,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sra2cli.config.records import read_record
+from sra2cli.config.reading import read_record
 from sra2cli.core import console
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.data.store_info import encode_info

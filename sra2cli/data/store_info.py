@@ -10,7 +10,7 @@ import numpy as np
 
 from sra2cli import __version__
 from sra2cli.config.checks import Count, Flag, Natural, Number, Positive, settings
-from sra2cli.config.records import read_record
+from sra2cli.config.reading import read_record
 
 StoredType = Literal["float32", "float16"]
 RowType = Literal["float64", "float32", "float16", "int64", "int32", "int16", "uint8", "bool"]
@@ -18,7 +18,14 @@ MOST = 1 << 20  # images encoded together
 Scales = Positive | tuple[Positive, ...]  # one number for each channel, or one for all
 Shifts = Number | tuple[Number, ...]
 
-FREE = ("tool", "vae", "encoder", "encode_batch")  # may differ between stores of the same numbers
+MAY_LACK = ("choice", "extra")  # left out where they say nothing
+FREE = (
+    "tool",
+    "choice",
+    "vae",
+    "encoder",
+    "encode_batch",
+)  # may differ between stores of the same numbers
 
 
 @settings
@@ -62,6 +69,7 @@ class StoreInfo:
     feature_dtype: StoredType = "float16"
     tool: str = f"sra2 {__version__}"
 
+    choice: dict[str, str] = field(default_factory=dict)  # how the source was read, where several
     extra: dict[str, RowSet] = field(default_factory=dict)  # beside moments and features
 
     def __post_init__(self) -> None:
@@ -113,8 +121,9 @@ def encode_info(info: StoreInfo) -> dict[str, Any]:
     """As attributes; what a store has none of is left out, as stores of before had it."""
     values = asdict(info)
     values["class_names"] = json.dumps(values["class_names"])
-    extra = values.pop("extra")
-    return {**values, **({"extra": json.dumps(extra)} if extra else {})}
+    for key in MAY_LACK:
+        values[key] = json.dumps(values[key]) if values[key] else None
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def decode_info(attributes: Mapping[str, Any]) -> StoreInfo:
@@ -122,10 +131,8 @@ def decode_info(attributes: Mapping[str, Any]) -> StoreInfo:
     plain = {
         k: v.tolist() if isinstance(v, np.generic | np.ndarray) else v
         for k in StoreInfo.__dataclass_fields__
-        if k in attributes or k != "extra"
+        if k in attributes or k not in MAY_LACK
         for v in [attributes[k]]
     }
-    for key in ("class_names", "extra"):
-        if key in plain:
-            plain[key] = json.loads(plain[key])
+    """From attributes; KeyError or ValueError where they are not those of a store."""
     return StoreInfo.from_plain(plain)

@@ -71,6 +71,8 @@ def read_layout(f: h5py.File) -> Layout:
     info = decode_info(f.attrs)
     declared = {name: (rows.shape, rows.dtype) for name, rows in info.row_sets().items()}
     declared |= {"labels": ((), "int64"), "state": ((), "uint8")}
+    if "contents" in f:  # stores of before have none
+        declared["contents"] = ((), "uint64")
     odd = sorted(set(f) ^ {*declared, "names"})
     if odd:
         raise ValueError(f"data set '{odd[0]}' is {'not declared' if odd[0] in f else 'missing'}")

@@ -43,6 +43,7 @@ class StoreWriter:
 
     Attributes:
         info: of the file; its encode_batch is that of the process that began it.
+        contents: (N,) uint64, what tells of each image whether it has changed.
 
     Raises:
         SetupError: a finished store is there, a partial one of something else, or one in use.
@@ -66,9 +67,11 @@ class StoreWriter:
         self._lock = self._locked() if create else None
         layout = self._check_same(info, names, labels)
         self.info = layout.info
-        sets = (*self.info.row_sets(), "state")
+        sets = {*self.info.row_sets(), "state", "contents"} & set(layout.extents)
         self._sets = {k: layout.extents[k].map(self.partial, "r+") for k in sets}
         self._state = self._sets.pop("state")
+        unknown = np.zeros(len(names), np.uint64)  # in a partial store of before
+        self.contents = self._sets.pop("contents", unknown)
 
     def _create(self, info: StoreInfo, names: Sequence[str], labels: Sequence[int]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,13 +123,26 @@ class StoreWriter:
         """State of each row: 0 not written, 1 good, 2 rejected."""
         return np.array(self._state)
 
+    def forget(self, rows: Sequence[int]) -> None:
+        """Rows that are to be written anew, as if they never were."""
+        for values in (self._state, self.contents, *self._sets.values()):
+            values[list(rows)] = 0
+            _flush(values)
+
     def write(
-        self, rows: Sequence[int], values: Mapping[str, np.ndarray], rejected: Sequence[int] = ()
+        self,
+        rows: Sequence[int],
+        values: Mapping[str, np.ndarray],
+        rejected: Sequence[int] = (),
+        contents: Mapping[int, int] | None = None,
     ) -> None:
         """Write every data set of these rows, (len(rows), …), then mark the rows.
 
         The data reach the disk before the mark does: not even a power cut marks a row that is not
         there.
+
+        Args:
+            contents: what tells whether an image has changed, by row; without it is looks changed.
 
         Raises:
             DataError: moments that are not finite.
@@ -140,6 +156,8 @@ class StoreWriter:
                 raise DataError(self._not_finite(name, rows_of.dtype))
             rows_of[rows] = stored
             _flush(rows_of)
+        for row, content in (contents or {}).items():
+            self.contents[row] = content
         self._state[rows] = GOOD
         self._state[list(rejected)] = REJECTED
         _flush(self._state)
@@ -165,7 +183,8 @@ class StoreWriter:
         if not good:
             self.discard()
             raise DataError("no image could be read: no store was written")
-        del self._sets, self._state
+        _flush(self.contents)
+        del self._sets, self._state, self.contents
         sums = json.dumps(checksums(self.partial, "checksums"))
         with h5py.File(self.partial, "r+", locking=False) as f:
             f.attrs.modify("count", good)
@@ -194,6 +213,12 @@ def _room(info: StoreInfo) -> int:
     return max(512, 64 * (len(info.row_sets()) + 4))
 
 
+def contents_of(path: Path) -> np.ndarray | None:
+    """`contents` of a finished store; None in those of before, which had none."""
+    with open_hdf5(path) as f:
+        return f["contents"][:] if "contents" in f else None
+
+
 def lay_out(path: Path, info: StoreInfo, names: Sequence[str], labels: Sequence[int]) -> None:
     """Every data set at its full size, and its bytes reserved on the disk.
 
@@ -204,6 +229,7 @@ def lay_out(path: Path, info: StoreInfo, names: Sequence[str], labels: Sequence[
         for name, rows in info.row_sets().items():
             _allocate(f, name, (count, *rows.shape), rows.dtype)
         _allocate(f, "state", (count,), "uint8")
+        _allocate(f, "contents", (count,), "uint64")
         _allocate(f, "labels", (count,), "int64")
         f["labels"][:] = np.asarray(labels, dtype=np.int64)
         f.create_dataset("names", data=[n.encode("utf-8", "surrogateescape") for n in names])
@@ -225,5 +251,5 @@ def _allocate(f: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> No
 
 
 def _flush(rows: np.ndarray) -> None:
-    assert isinstance(rows, np.memmap)
-    rows.flush()
+    if isinstance(rows, np.memmap):
+        rows.flush()

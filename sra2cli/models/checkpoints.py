@@ -107,7 +107,7 @@ def export(model: Backbone, folder: Path, *, path: PathKind = "linear") -> None:
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     save_file(tensors, folder / WEIGHTS, metadata=metadata(model, path))
     about = {"kind": model.kind, **model.config.to_dict(), "path": path}
-    (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def plain_keys(state: Mapping[str, Tensor], name: str = "the state dict") -> StateDict:

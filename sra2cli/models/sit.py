@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sra2cli.config.checks import Count, Flag, Natural, Positive, settings
-from sra2cli.config.records import read_record
+from sra2cli.config.reading import read_record
 from sra2cli.config.settings import Data, Model
 from sra2cli.models.contract import Backbone, Condition, Shape
 from sra2cli.models.layers import (

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from sra2cli.config.settings import PathKind
 from sra2cli.core import console
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.core.files import file_digest
+from sra2cli.core.files import file_digest, utf8
 from sra2cli.data.store_info import StoreInfo
 from sra2cli.models import checkpoints
 from sra2cli.models.build import from_record
@@ -46,7 +46,7 @@ def open_network(
         kind: what a foreign file is to be taken for, where its name says otherwise.
         verify: False in processes that read what another of them verifies.
     """
-    source, step = split_step(source, step)
+    source, step = split_step(utf8(source), step)
     folder = source if source.is_dir() else source.parent
     saved = (folder / CHECKPOINT_META).exists()  # a checkpoint inside a run
     stem = source.stem if source.is_file() else None

@@ -1,22 +1,25 @@
 """sra2 sample: run or checkpoint → images."""
 
-import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Annotated, Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from sra2cli.config.checks import Count, Natural
+from sra2cli.config.reading import AfterValidator, NotRequired, TypedDict, read_json
 from sra2cli.config.settings import Precision
 from sra2cli.core import console, pictures, processes
 from sra2cli.core.environment import environment
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.core.files import write_json
+from sra2cli.core.files import hold, write_json
 from sra2cli.core.processes import Group
 from sra2cli.data import npz
+from sra2cli.data.images import read_image
 from sra2cli.encoders.first_stage import FirstStage
 from sra2cli.encoders.open import PUBLISHED, open_first_stage
 from sra2cli.runs.network import Network, Weights, open_network
@@ -169,13 +172,13 @@ def sample(
         drawing = plan(source, num, sampling, options, group)
         about = drawing.about
         out = out or drawing.network.samples / drawing.name
-        if group.main:
-            prepare(out, about)
-        group.wait()
-        fill(out, drawing, group)
-        group.wait()
-        if group.main:
-            finish(out, drawing, group.device)
+        group.meet(out, about={**about, "source": None})
+        with prepare(out, about) if group.main else nullcontext():
+            group.wait()
+            fill(out, drawing, group)
+            group.wait()
+            if group.main:
+                finish(out, drawing, group.device)
         group.wait()
         return {**about, "out": str(out), "grid": str(out / "grid.png")}
 
@@ -199,7 +202,7 @@ def finish(out: Path, drawing: Drawing, device: str) -> None:
     missing = [i for i in range(num) if not image_file(out, i).exists()]
     if missing:
         raise DataError(f"{image_file(out, missing[0])} is missing: run the same command again")
-    shown = [np.asarray(Image.open(image_file(out, i))) for i in range(min(num, GRID))]
+    shown = [drawn_image(out, i) for i in range(min(num, GRID))]
     columns = 10 if len(shown) >= 20 else max(1, round(len(shown) ** 0.5))
     pictures.grid(shown, columns=columns).save(out / "grid.png")
     if drawing.options.npz:
@@ -215,7 +218,7 @@ def write_npz(out: Path, num: int) -> None:
         console.progress("samples.npz", num) as bar,
     ):
         for i in range(num):
-            writer.add_image(np.asarray(Image.open(image_file(out, i))))
+            writer.add_image(drawn_image(out, i))
             bar.advance()
         writer.finish({})
 
@@ -235,27 +238,72 @@ def first_stage_of(network: Network, options: Options, *, device: str) -> FirstS
     return vae
 
 
-def prepare(out: Path, about: dict[str, Any]) -> None:
-    """Make the folder, or take it up again if it holds samples made in this very way."""
+def _labels_of_all(about: dict[str, Any]) -> dict[str, Any]:
+    labels = about.get("labels")
+    if labels is not None and len(labels) != about["num"]:
+        raise ValueError(f"{len(labels)} labels of {about['num']} images")
+    return about
+
+
+class VaeRecord(TypedDict):
+    """Of the first stage, in samples.json."""
+
+    fingerprint: str
+
+
+class SampleRecord(TypedDict):
+    """samples.json, as far as it is read."""
+
+    num: Count
+    complete: NotRequired[bool]
+    labels: NotRequired[list[Natural] | None]
+    vae: NotRequired[VaeRecord]
+
+
+def record_of(folder: Path) -> dict[str, Any] | None:
+    """samples.json of a folder; None where there is none. ValueError: it is not what we write."""
+    file = folder / "samples.json"
+    if not file.exists():
+        return None
+    about: dict[str, Any] = read_json(file, Annotated[SampleRecord, AfterValidator(_labels_of_all)])
+    return about
+
+
+def prepare(out: Path, about: dict[str, Any]) -> IO[bytes]:
+    """Make the folder, or take it up again if it holds samples made in this very way.
+
+    Returns:
+        Its lock, which keeps others from drawing into it until it is closed.
+    """
     record = out / "samples.json"
-    if record.exists():
-        try:
-            before = json.loads(record.read_text())
-            drawn = int(before["num"])
-        except (ValueError, KeyError, TypeError):
-            raise DataError(f"{record} is damaged: choose another --out") from None
+    there = out.exists() and not record.exists()
+    if there and (not out.is_dir() or any(file.name[0] != "." for file in out.iterdir())):
+        raise SetupError(f"{out} is not empty: choose another --out")
+    lock = hold(out / ".lock", f"another sample is drawing into {out}: wait for it")
+    try:
+        before = record_of(out)
+    except ValueError as error:
+        raise DataError(f"{record} is damaged ({error}): choose another --out") from None
+    if before is not None:
         differ = [k for k in about if before.get(k) != about[k] and k not in ("num", "source")]
         if differ:
             raise SetupError(
                 f"{out} holds other samples (differs in {', '.join(differ)}): choose another --out"
             )
-        if drawn > about["num"]:
-            raise SetupError(f"{out} holds {drawn} samples already: choose another --out")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SetupError(f"{out} is not empty: choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
+        if before["num"] > about["num"]:
+            raise SetupError(f"{out} holds {before['num']} samples already: choose another --out")
     write_json(record, {**about, "complete": False})
+    return lock
 
 
 def image_file(out: Path, index: int) -> Path:
     return out / f"{index:06d}.png"
+
+
+def drawn_image(out: Path, index: int) -> np.ndarray:
+    """An image that was drawn before, (H, W, 3) uint8; DataError where it is damaged since."""
+    file = image_file(out, index)
+    try:
+        return read_image(file)
+    except DataError as error:
+        raise DataError(f"{file}: {error}: remove it and run the same command again") from None
