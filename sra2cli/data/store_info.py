@@ -134,5 +134,7 @@ def decode_info(attributes: Mapping[str, Any]) -> StoreInfo:
         if k in attributes or k not in MAY_LACK
         for v in [attributes[k]]
     }
-    """From attributes; KeyError or ValueError where they are not those of a store."""
+    for key in ("class_names", *MAY_LACK):
+        if key in plain:
+            plain[key] = json.loads(plain[key])
     return StoreInfo.from_plain(plain)
