@@ -1,5 +1,6 @@
 """What the commands share: the app, options, errors as one line, results on stdout."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,10 @@ def fail(error: UserError) -> NoReturn:
 
     said = type(error)(" ".join(str(error).split()))
     if not processes.leave_error(said):
-        console.stderr.print(f"error: {said}", style="red", markup=False)
+        console.error(str(said))
+    if isinstance(error, processes.PeerLostError):  # nothing more waits for it, as a GPU would
+        sys.stdout.flush()
+        os._exit(error.exit_code)
     sys.exit(error.exit_code)
 
 
@@ -44,12 +48,13 @@ def user_errors() -> Iterator[None]:
     except MemoryError:
         fail(UserError("out of memory: try a smaller --batch or train.micro_batch"))
     except RuntimeError as error:
-        from sra2cli.core import processes
+        from sra2cli.core import launcher, processes
 
         if type(error).__name__ == "OutOfMemoryError":
             fail(UserError("the GPU is out of memory: try a smaller --batch or train.micro_batch"))
-        if processes.launched() and processes.lost(error):
-            fail(processes.PeerLostError(f"another process of this command ended ({error})"))
+        if launcher.launched() and processes.lost(error):
+            why = (str(error).splitlines() or [""])[0]
+            fail(processes.PeerLostError(f"another process of this command ended ({why})"))
         raise
     except OSError as error:
         import errno
@@ -84,7 +89,7 @@ def pick_device(wanted: str | None) -> str:
 
 def start_processes(processes: int | None, device: str | None, *, share_cores: bool = True) -> None:
     """Run this command on several processes, if that is asked for: does not return then."""
-    from sra2cli.core import processes as room
+    from sra2cli.core import starting as room
 
     room.start(sys.argv[1:], processes=processes, device=device, share_cores=share_cores)
 

@@ -11,7 +11,7 @@ import torch
 from sra2cli.config.settings import Recipe
 from sra2cli.core import console
 from sra2cli.core.errors import SetupError
-from sra2cli.core.processes import Group, make_accelerator
+from sra2cli.core.processes import Group
 from sra2cli.data.batches import Batches, share
 from sra2cli.data.fitting import fitted
 from sra2cli.data.sources import Source, open_source
@@ -43,8 +43,7 @@ class Training:
         return Objective(self.recipe, feature_width=width or None)
 
     def engine(self, objective: Objective, group: Group) -> Engine:
-        accelerator = make_accelerator(group)
-        return Engine(self.recipe, self.store, objective, accelerator, self.encoder)
+        return Engine(self.recipe, self.store, objective, group, self.encoder)
 
     def batches(self, device: str) -> Batches:
         pin = device.startswith("cuda")
