@@ -25,7 +25,7 @@ LIBRARIES = {  # heavy libraries, and the files that may import them
     "torchvision": set(),
     "torch_fidelity": {"evaluation/inception"},
     "transformers": {"encoders/image"},
-    "accelerate": {"core/processes", "training/engine"},
+    "accelerate": set(),  # its launcher is welcome, and needs nothing of it here
     "pyarrow": {"data/sources/parquet"},
     "matplotlib": {"core/pictures"},
     "sklearn": {"data/digits"},

@@ -52,9 +52,9 @@ def user_errors() -> Iterator[None]:
 
         if type(error).__name__ == "OutOfMemoryError":
             fail(UserError("the GPU is out of memory: try a smaller --batch or train.micro_batch"))
-        if launcher.launched() and processes.lost(error):
-            why = (str(error).splitlines() or [""])[0]
-            fail(processes.PeerLostError(f"another process of this command ended ({why})"))
+        gone = processes.peer_lost(error) if launcher.launched() else None
+        if gone is not None:
+            fail(gone)
         raise
     except OSError as error:
         import errno

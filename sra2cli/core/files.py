@@ -1,5 +1,6 @@
 """Files that are whole or not there, and what identifies their content."""
 
+import atexit
 import contextlib
 import errno
 import fcntl
@@ -7,11 +8,32 @@ import glob
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from sra2cli.core.errors import SetupError
+
+
+def private_folder(name: str) -> Path:
+    """A folder in the user's cache that nobody else can write: for what will be executed.
+
+    Where there is no such cache (no home, another owner), one of this process alone.
+    """
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        folder = Path(home) / "sra2" / name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.is_absolute() and folder.stat().st_uid == os.geteuid():
+            folder.chmod(0o700)
+            return folder
+    except OSError:
+        pass
+    scratch = tempfile.mkdtemp(prefix="sra2-")
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    return Path(scratch)
 
 
 def sync(path: Path) -> None:

@@ -24,7 +24,8 @@ def launched() -> bool:
 
 def first_here() -> bool:
     """Of the processes of this machine."""
-    return _text("LOCAL_RANK") in ("", "0")
+    text = _text("LOCAL_RANK")
+    return not text.isdecimal() or int(text) == 0
 
 
 def place() -> tuple[int, int, int]:
@@ -33,13 +34,20 @@ def place() -> tuple[int, int, int]:
     Raises:
         SetupError: names the variable that is missing or means nothing.
     """
-    count, rank, local = number("WORLD_SIZE"), number("RANK"), number("LOCAL_RANK", 0)
+    count = number("WORLD_SIZE")
+    needed = ["RANK"] if MEETING in os.environ else ["RANK", "MASTER_ADDR", "MASTER_PORT"]
+    missing = [name for name in needed if not _text(name)]
+    if missing:
+        raise SetupError(
+            f"WORLD_SIZE={count} says that this is one of several processes, but "
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set: start it by "
+            "torchrun or accelerate launch, or `unset WORLD_SIZE` for one process"
+        )
+    rank, local = number("RANK"), number("LOCAL_RANK", 0)
     if rank >= count:
         raise SetupError(f"RANK={rank} is not below WORLD_SIZE={count}: see docs/launching.md")
     if MEETING not in os.environ:
         number("MASTER_PORT")
-        if not _text("MASTER_ADDR"):
-            raise _missing("MASTER_ADDR")
         for name in SHARDED:
             if _text(name).lower() in ("1", "true", "yes"):
                 raise SetupError(
@@ -49,23 +57,12 @@ def place() -> tuple[int, int, int]:
     return rank, count, local
 
 
-def number(name: str, default: int | None = None) -> int:
-    """A whole number of the environment. Raises SetupError; empty is as not set."""
+def number(name: str, default: int = 0) -> int:
+    """A whole number of the environment, `default` where it is empty. Raises SetupError."""
     text = _text(name)
-    if not text and default is not None:
-        return default
-    if not text:
-        raise _missing(name)
-    if not text.isdecimal():
+    if text and not text.isdecimal():
         raise SetupError(f"{name}={text} in the environment is no whole number: `unset {name}`")
-    return int(text)
-
-
-def _missing(name: str) -> SetupError:
-    return SetupError(
-        f"WORLD_SIZE={_text('WORLD_SIZE')} says that this is one of several processes, but {name} "
-        "is not set: start it by torchrun or accelerate launch, or `unset WORLD_SIZE` for one"
-    )
+    return int(text or default)
 
 
 def unread() -> list[str]:

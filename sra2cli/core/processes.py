@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -137,12 +138,19 @@ _active: Group | None = None  # of the command that is running, if it is one of 
 _started = False  # whether a command of ours started this process
 
 
-def lost(error: RuntimeError) -> bool:
-    """Whether this is what torch raises where another process has gone."""
+def peer_lost(error: RuntimeError) -> PeerLostError | None:
+    """The line for what torch raises where another process has gone; None: it is something else."""
     from torch import distributed
 
-    known = isinstance(error, distributed.DistError)
-    return known or any(word in str(error) for word in ("gloo", "Gloo", "NCCL", "recvValue"))
+    first = (str(error).splitlines() or [""])[0]
+    known = any(word in first for word in ("gloo", "Gloo", "NCCL", "recvValue"))
+    if not known and not isinstance(error, distributed.DistError):
+        return None
+    why = re.sub(r"^\[\S+\] ", "", first).partition(". ")[0]  # without torch's file and advice
+    return PeerLostError(
+        f"another process of this command ended or does not answer ({why}): "
+        "run the same command again to go on"
+    )
 
 
 def hold_to_parent() -> None:

@@ -83,6 +83,7 @@ class NetworkJudge:
         folder = out or results_folder(drawing.network)
         file = folder / f"{drawing.name}-{digest_of(asked)}.json"
         parts = Parts(file, num, judging, judged.extractor, judged.needed(labels))
+        group.meet(folder, about=asked)
         row: dict[str, Any] | None = group.share(known(file, asked) if group.main else None)
         if row is not None:
             console.say(f"already judged: {file}")

@@ -50,6 +50,8 @@ def extract(
     """
     with processes.group(device) as group:
         job = prepare(images, options, group)
+        if not dry_run:
+            group.meet(out.parent, out.name)
         if out.exists():
             return already_there(out, job)
         if group.main:

@@ -169,6 +169,7 @@ def sample(
         drawing = plan(source, num, sampling, options, group)
         about = drawing.about
         out = out or drawing.network.samples / drawing.name
+        group.meet(out, about={**about, "source": None})
         if group.main:
             prepare(out, about)
         group.wait()

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,11 @@ class Engine:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self.wrapped: Any = objective
         if group.count > 1:
-            self.wrapped = DistributedDataParallel(
-                objective, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            with warnings.catch_warnings():  # the name of an option changes in torch 2.15
+                warnings.simplefilter("ignore", FutureWarning)
+                self.wrapped = DistributedDataParallel(
+                    objective, broadcast_buffers=False, gradient_as_bucket_view=True
+                )
         self.step = 0
         self.sums: dict[str, Tensor] = {}
         self.broken = torch.zeros((), device=self.device)  # 1 from the first bad step on
