@@ -106,8 +106,10 @@ class Group:
         self.wait()
         wrong = None
         if not _appears(token):
-            wrong = f"process {self.rank} does not see {folder / name} of the first one: --out must"
-            wrong += " be one folder, the same for all processes, that all machines see"
+            wrong = (
+                f"process {self.rank} writes to {folder / name} and does not see there what the "
+            )
+            wrong += "one wrote there: --out must be one place for all, that all machines see"
         elif not same:
             wrong = f"process {self.rank} has other settings or data than the first one: give all"
             wrong += " of them the same command, recipe and store"
@@ -161,7 +163,8 @@ def hold_to_parent() -> None:
     global _started
     parent = os.environ.pop(PARENT, None)
     _started = parent is not None and launcher.launched()
-    if parent is not None or "TORCHELASTIC_RUN_ID" in os.environ:
+    elastic = launcher.launched() and "TORCHELASTIC_RUN_ID" in os.environ
+    if parent is not None or elastic:
         die_with_parent()
     if parent is not None and os.getppid() != int(parent):  # it was killed before this line
         sys.exit(1)
