@@ -107,12 +107,14 @@ class Group:
         wrong = None
         if not _appears(token):
             wrong = (
-                f"process {self.rank} writes to {folder / name} and does not see there what the "
+                f"process {self.rank} writes to {folder / name} and does not see what the first one "
+                "wrote there: --out must be one place for all, that all machines see"
             )
-            wrong += "one wrote there: --out must be one place for all, that all machines see"
         elif not same:
-            wrong = f"process {self.rank} has other settings or data than the first one: give all"
-            wrong += " of them the same command, recipe and store"
+            wrong = (
+                f"process {self.rank} has other settings or data than the first one: give all of "
+                "them the same command, recipe and store"
+            )
         found: list[str | None] = [None] * self.count
         distributed.all_gather_object(found, wrong)
         if self.main:
