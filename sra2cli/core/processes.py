@@ -107,8 +107,8 @@ class Group:
         wrong = None
         if not _appears(token):
             wrong = (
-                f"process {self.rank} writes to {folder / name} and does not see what the first one "
-                "wrote there: --out must be one place for all, that all machines see"
+                f"process {self.rank} writes to {folder / name} and does not see what the first "
+                "one wrote there: --out must be one place for all, that all machines see"
             )
         elif not same:
             wrong = (
@@ -147,7 +147,8 @@ def peer_lost(error: RuntimeError) -> PeerLostError | None:
     from torch import distributed
 
     first = (str(error).splitlines() or [""])[0]
-    known = any(word in first for word in ("gloo", "Gloo", "NCCL", "recvValue"))
+    words = ("gloo", "Gloo", "pair closure", "NCCL", "recvValue")
+    known = any(word in first for word in words)
     if not known and not isinstance(error, distributed.DistError):
         return None
     why = re.sub(r"^\[\S+\] ", "", first).partition(". ")[0]  # without torch's file and advice
