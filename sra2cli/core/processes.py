@@ -197,11 +197,7 @@ def group(device: str) -> Iterator[Group]:
         yield _active
         _active.wait()
         return
-    import torch
-
     if not launcher.launched():
-        if device.startswith("cuda:"):
-            torch.cuda.set_device(device)
         yield Group(device=device)
         return
     _active = _join(device)
@@ -209,7 +205,9 @@ def group(device: str) -> Iterator[Group]:
         console.silence()
     yield _active
     _active.wait()
-    torch.distributed.destroy_process_group()
+    from torch import distributed
+
+    distributed.destroy_process_group()
     _active = None
 
 
