@@ -44,6 +44,8 @@ class Engine:
         settings = recipe.train
         self.recipe, self.store, self.encoder = recipe, store, encoder
         self.group, self.device = group, torch.device(group.device)
+        if self.device.index is not None and self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = settings.tf32
         self.objective = objective.to(self.device)
