@@ -17,14 +17,15 @@ DRAW = "--num 2 --steps 2 --solver euler --vae digits --offline --out {out}/samp
 class Damage:
     """A damaged input. read: what the command is given. note: what was done to it.
 
-    must_fail: a command that succeeds has overlooked it. writes: folders of the input that are the
-    command's OUT, as a run that is trained on. same: of the result, where nothing may differ.
+    must_fail: a command that succeeds has overlooked it; by: if it is this one. same: of the
+    result, where a command that succeeds must have read what is undamaged. memory_may_end: a size
+    that is the user's choice, so that being out of memory is an answer.
     """
 
     read: Path
     note: str
     must_fail: bool = False
-    writes: tuple[Path, ...] = ()
+    by: str = ""
     same: dict[str, object] | None = None
     memory_may_end: bool = False
 
@@ -33,8 +34,8 @@ class Damage:
 class Kind:
     """A row of the table. make(rng, base, into): the input, below the empty folder `into`.
 
-    commands: in turn; {in}, {out}, {base} and {folder} stand for the input, where it may write, the
-    seeds and the folder of the input.
+    commands: in turn; {in}, {out} and {base} stand for the input, where it may write (the input too,
+    where it is --out or what --out lies in), and the seeds.
     """
 
     make: Callable[[Rng, Path, Path], Damage]

@@ -192,7 +192,7 @@ def checkpoint(rng: Rng, base: Path, into: Path) -> Damage:
     if how == "json":
         data, note = odd_json(rng, about.read_bytes())
         about.write_bytes(data)
-        return Damage(run, note, writes=(run,))
+        return Damage(run, note)
     if how == "state":
         name = "ema.safetensors"
         state, note, must = odd_state(rng, load_file(folder / name))
@@ -204,10 +204,15 @@ def checkpoint(rng: Rng, base: Path, into: Path) -> Damage:
     else:
         data, note = damaged(rng, (folder / name).read_bytes())
         (folder / name).write_bytes(data)
+    by = (
+        "" if note.endswith((" nan", " infinite")) else "sample"
+    )  # train goes back to the one before
     if how != "bytes" or rng.random() < 0.5:
         tree["files"][name] = file_digest(folder / name)
         about.write_text(json.dumps(tree))
-    return Damage(run, f"{name}: {note}", must, writes=(run,))
+    elif name == "ema.safetensors":
+        must = True
+    return Damage(run, f"{name}: {note}", must, by)
 
 
 def _odd_training(rng: Rng, content: Any) -> tuple[Any, str]:

@@ -31,11 +31,13 @@ def prepared(base: Path, folder: Path, kind: str, number: int, seed: int) -> Cas
     into.mkdir(parents=True)
     out.mkdir()
     damage: Damage = apart(lambda: row.make(rng, base, into))
-    words = row.commands[number % len(row.commands)].split()
-    places = {"in": damage.read, "out": out, "base": base, "folder": into}
-    command = [word.format_map(places) for word in words]
+    template = row.commands[number % len(row.commands)]
+    places = {"in": damage.read, "out": out, "base": base}
+    command = [word.format_map(places) for word in template.split()]
+    may_write = (out, damage.read) if "--out {in}" in template else (out,)
+    must_fail = damage.must_fail and damage.by in ("", command[0])
     return Case(
-        kind, number, damage.note, folder, (out, *damage.writes), command, damage.must_fail,
+        kind, number, damage.note, folder, may_write, command, must_fail,
         damage.same, damage.memory_may_end, (base,), seeds.programs(base),
     )  # fmt: skip
 

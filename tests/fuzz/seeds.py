@@ -51,6 +51,8 @@ def make(base: Path) -> None:
                     options=sampling.Options(npz=True))  # fmt: skip
     evaluate(base / "images", Judging(metric="fd-digits"), save_stats=base / "ref.npz",
              out=base / "ref.json")  # fmt: skip
+    evaluate(base / "samples", Judging(metric="fd-digits", ref=str(base / "ref.npz")),
+             out=base / "clean.json")  # fmt: skip
     _networks(base)
     _vae(base / "vae")
     _moments(base)

@@ -111,7 +111,7 @@ def partial(rng: Rng, base: Path, into: Path) -> Damage:
     note, _ = _damage_store(rng, file)
     if rng.random() < 0.3:
         file.rename(file.with_name("store.h5"))
-    return Damage(file.parent, note, writes=(file.parent,))
+    return Damage(file.parent, note)
 
 
 # --- images by key
@@ -145,7 +145,6 @@ def hdf5(rng: Rng, base: Path, into: Path) -> Damage:
 
 
 def _odd_key(rng: Rng, file: h5py.File, name: str) -> str:
-    data = np.asarray(file[name][()])
     del file[name]
     options: dict[str, Callable[[], Any]] = {
         "a group": lambda: file.create_group(name),
