@@ -34,8 +34,8 @@ class Damage:
 class Kind:
     """A row of the table. make(rng, base, into): the input, below the empty folder `into`.
 
-    commands: in turn; {in}, {out} and {base} stand for the input, where it may write (the input too,
-    where it is --out or what --out lies in), and the seeds.
+    commands: in turn; {in}, {out} and {base} stand for the input, where it may write (the input
+    too, where it is --out or --out lies in it), and the seeds.
     """
 
     make: Callable[[Rng, Path, Path], Damage]

@@ -80,7 +80,8 @@ def _odd_attribute(rng: Rng, file: h5py.File) -> tuple[str, bool]:
         rng,
         (-1, 0, 1, 2**62, -(2**62), 0.5, np.nan, np.inf, "", "x" * 1000, "[]", "{}", "null",
          b"\xff\xfe", [1, 2, 3], np.zeros((2, 2)), True, h5py.Empty("f4"), "9" * 5000,
-         np.float16(3), "[" * 5000, np.array(["a", "b"], dtype=h5py.string_dtype()), np.zeros(1, [("a", "i4")])),
+         np.float16(3), "[" * 5000, np.array(["a", "b"], dtype=h5py.string_dtype()),
+         np.zeros(1, [("a", "i4")])),
     )  # fmt: skip
     file.attrs[name] = odd
     return f"attribute {name} = {str(odd)[:20]!r}", False
