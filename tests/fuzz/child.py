@@ -15,6 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sra2cli.core.processes import die_with_parent
+
 SECONDS, GROWTH = 30.0, 2 << 30  # of a child at most; bytes beyond what it began with
 RESERVED = 1 << 30  # address space that thread stacks and allocators take without using it
 LINES, LENGTH = 12, 2000  # of what a refusal says at most
@@ -70,7 +72,7 @@ class Running:
 
 def start(case: Case) -> Running:
     """Fork a child that carries out the command of a case."""
-    for name in ("cwd", "tmp", "log"):
+    for name in ("cwd", "home", "log", "tmp"):
         (case.folder / name).mkdir(exist_ok=True)
     before = snapshot(case)
     rss, size = _memory(os.getpid())
@@ -86,9 +88,11 @@ def _carry_out(case: Case, size: int) -> None:
     """In the child: bounds, streams, the command; does not return."""
     code = 70
     try:
+        die_with_parent()
         os.setpgid(0, 0)
         os.chdir(case.folder / "cwd")
-        os.environ |= {"TMPDIR": str(case.folder / "tmp"), "PATH": case.path or os.environ["PATH"]}
+        os.environ |= {"TMPDIR": str(case.folder / "tmp"), "HOME": str(case.folder / "home")}
+        os.environ["PATH"] = case.path or os.environ["PATH"]
         os.environ["RAN"] = str(case.folder / "a-program-was-started")
         tempfile.tempdir = None
         for number, name in ((0, os.devnull), (1, "stdout"), (2, "stderr")):

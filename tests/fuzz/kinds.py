@@ -1,6 +1,6 @@
 """The table of kinds: what is damaged, and the commands that read it."""
 
-from . import archives, networks, pictures, records, tables
+from . import archives, networks, pictures, records, tables, tars
 from .damage import DRAW, EVAL, EXTRACT, Kind
 
 CHECK = "extract --check {in} --json"
@@ -14,8 +14,8 @@ KINDS: dict[str, Kind] = {
     "dataset.json": Kind(pictures.dataset_json),
     "latents": Kind(pictures.latents, (EXTRACT,)),
     "zip": Kind(archives.zip_file, (EXTRACT, EXTRACT, EVAL)),
-    "tar": Kind(archives.tar_file, (EXTRACT, EXTRACT, EVAL)),
-    "webdataset": Kind(archives.webdataset, (EXTRACT, EXTRACT, EVAL)),
+    "tar": Kind(tars.tar_file, (EXTRACT, EXTRACT, EVAL)),
+    "webdataset": Kind(tars.webdataset, (EXTRACT, EXTRACT, EVAL)),
     "parquet": Kind(tables.parquet, (EXTRACT, EXTRACT, EVAL)),
     "hdf5": Kind(tables.hdf5, (EXTRACT, EXTRACT, EVAL)),
     "store": Kind(tables.store, (CHECK, f"{TRAIN} --data {{in}} --out {{out}}/run")),
