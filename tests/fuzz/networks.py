@@ -20,6 +20,7 @@ from .damage import Damage
 from .mutate import Rng, as_json, damaged, odd_json, odd_tree, pick
 
 State = dict[Any, Any]
+PICKLES = {"model": "pytorch_model"}  # what transformers calls them
 
 
 def odd_state(rng: Rng, state: State) -> tuple[State, str, bool]:
@@ -235,9 +236,18 @@ def _odd_training(rng: Rng, content: Any) -> tuple[Any, str]:
 
 
 def vae(rng: Rng, base: Path, into: Path) -> Damage:
-    """A folder of a first stage, its config or its weights damaged."""
-    folder, must = seeds.copy(base, "vae", into / "vae"), False
-    file = folder / "diffusion_pytorch_model.safetensors"
+    """A first stage as diffusers saves it."""
+    return _folder(rng, seeds.copy(base, "vae", into / "vae"), "diffusion_pytorch_model")
+
+
+def encoder(rng: Rng, base: Path, into: Path) -> Damage:
+    """An image encoder as transformers saves it."""
+    return _folder(rng, seeds.copy(base, "encoder", into / "encoder"), "model")
+
+
+def _folder(rng: Rng, folder: Path, stem: str) -> Damage:
+    """A config and weights beside it, one of them damaged."""
+    file, must = folder / f"{stem}.safetensors", False
     how = pick(rng, ("config", "config", "config", "state", "state", "bytes", "gone", "pickle"))
     if how == "config":
         data, note = odd_json(rng, (folder / "config.json").read_bytes())
@@ -254,7 +264,7 @@ def vae(rng: Rng, base: Path, into: Path) -> Damage:
     else:
         note, must = "a pickle that runs something", True
         file.unlink()
-        (folder / "diffusion_pytorch_model.bin").write_bytes(
+        (folder / f"{PICKLES.get(stem, stem)}.bin").write_bytes(
             b"cposix\nsystem\n(S'touch \"$RAN\"'\ntR."
         )
     return Damage(folder, note, must)
