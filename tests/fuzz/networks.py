@@ -75,10 +75,6 @@ def _sparse(state: State) -> State:
     return {k: v.to_sparse() if v.dim() == 2 else v for k, v in state.items()}
 
 
-def _quantised() -> Tensor:
-    return torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8)
-
-
 def _odd_content(rng: Rng, content: State) -> tuple[Any, str, bool]:
     """What a .pt holds around its state dict."""
     state = content["ema"]
@@ -118,7 +114,6 @@ def _odd_content(rng: Rng, content: State) -> tuple[Any, str, bool]:
         ("strings", {"ema": dict.fromkeys(state, "x")}, True),
         ("one string", {"ema": {**state, "pos_embed": "x"}}, False),
         ("meta", {"ema": {k: v.to("meta") for k, v in state.items()}}, True),
-        ("quantised", {"ema": {**state, "q": _quantised()}}, True),
     )  # fmt: skip
     name, value, must = pick(rng, options)
     return value, name, must
