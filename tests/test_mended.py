@@ -644,7 +644,7 @@ def test_a_dit_is_refused_by_its_name(run_sra2, official, tmp_path, digits_store
     start = ["train", "--recipe", "digits-sit", "--data", digits_store, "--init", name]
     assert "--kind sit" in one_line(run_sra2(*start, "--num-heads", 4), 2)
     assert load(name, num_heads=4, kind="sit").kind == "SiT"
-    with pytest.raises(SetupError, match="--kind is one of sit, not 'dit'"):
+    with pytest.raises(SetupError, match="--kind is one of sit, repa, not 'dit'"):
         load(name, num_heads=4, kind="dit")
 
 

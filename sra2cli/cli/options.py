@@ -60,7 +60,9 @@ Overrides = Annotated[
 NumHeads = Annotated[
     int | None, what("Attention heads, for checkpoints of sizes that are not in the table.")
 ]
-Kind = Annotated[str | None, what("Take a file for this in spite of its name: sit.")]
+Kind = Annotated[
+    str | None, what("What a file is that does not say it: sit or repa, by their time.")
+]
 Vae = Annotated[
     str | None,
     what("Decode with this first stage: folder, hub name or 'digits'; default: the store's."),

@@ -5,8 +5,9 @@ A fault is a ValueError of one line; whoever reads says of which file it is.
 
 import json
 import re
+import reprlib
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any, NotRequired, TypeVar
 
 import yaml
 from pydantic import AfterValidator, TypeAdapter, ValidationError
@@ -20,10 +21,13 @@ __all__ = [
     "checked",
     "json_of",
     "read_json",
+    "read_record",
     "read_yaml",
     "yaml_of",
 ]
 
+T = TypeVar("T")
+SHOWN = 3  # faults of a record that are named
 LONGEST = 1 << 17  # characters of a YAML file
 LARGEST = 10_000  # values in it, each `*alias` counted as all it stands for
 PLAIN = "tag:yaml.org,2002:"
@@ -135,11 +139,33 @@ def checked(schema: Any, value: Any, *, strict: bool = True) -> Any:
     try:
         adapter(schema).validate_python(value, strict=strict)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        what = first["msg"][:1].lower() + first["msg"][1:]
-        raise ValueError(f"'{key}': {what}" if key else what) from None
+        raise ValueError(_line(error.errors(include_url=False)[0])) from None
     return value
+
+
+def read_record(kind: type[T], value: Any) -> T:
+    """`value`, plain as JSON and attributes give it, as a `kind`: a dataclass or a type of dicts.
+
+    Raises:
+        ValueError: in one line, the first keys at fault.
+    """
+    try:
+        found: T = adapter(kind).validate_python(value)
+        return found
+    except ValidationError as error:
+        raise ValueError("; ".join(_line(fault) for fault in error.errors()[:SHOWN])) from None
+
+
+def _line(fault: Any) -> str:
+    """A fault that pydantic found."""
+    key = ".".join(str(part) for part in fault["loc"])[:80]
+    if fault["type"] == "missing":
+        return f"'{key}' is missing"
+    if fault["type"] == "value_error":  # of our own checks
+        return f"'{key}' {fault['ctx']['error']}" if key else str(fault["ctx"]["error"])
+    said = fault["msg"][:1].lower() + fault["msg"][1:]
+    said = f"{said}, not {reprlib.repr(fault['input'])}"
+    return f"'{key}': {said}" if key else said
 
 
 def json_of(text: str | bytes, schema: Any) -> Any:

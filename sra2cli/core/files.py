@@ -45,6 +45,19 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def utf8(path: Path) -> Path:
+    """A path that safetensors and TensorBoard can open, too.
+
+    Raises:
+        SetupError: it is not UTF-8.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise SetupError(f"{path} is not UTF-8: rename it") from None
+    return path
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a small file so that a kill leaves the old one or the new one, whole."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
 PARENT = "SRA2_PARENT"  # the process that started this one, and that it ends with
+LOST_MEMORY = (
+    "a store or checkpoint in use was truncated, or its disk failed: bring it back and run the "
+    "same command again"
+)
 TIMEOUT = "SRA2_TIMEOUT"  # seconds that one process waits for another
 WAIT = 7 * 86400  # seconds: the main process may judge for long, while the others wait
 START = 600  # seconds until all processes are there
@@ -106,11 +110,15 @@ class Group:
         self.wait()
         wrong = None
         if not _appears(token):
-            wrong = f"process {self.rank} does not see {folder / name} of the first one: --out must"
-            wrong += " be one folder, the same for all processes, that all machines see"
+            wrong = (
+                f"process {self.rank} writes to {folder / name} and does not see what the first "
+                "one wrote there: --out must be one place for all, that all machines see"
+            )
         elif not same:
-            wrong = f"process {self.rank} has other settings or data than the first one: give all"
-            wrong += " of them the same command, recipe and store"
+            wrong = (
+                f"process {self.rank} has other settings or data than the first one: give all of "
+                "them the same command, recipe and store"
+            )
         found: list[str | None] = [None] * self.count
         distributed.all_gather_object(found, wrong)
         if self.main:
@@ -161,7 +169,8 @@ def hold_to_parent() -> None:
     global _started
     parent = os.environ.pop(PARENT, None)
     _started = parent is not None and launcher.launched()
-    if parent is not None or "TORCHELASTIC_RUN_ID" in os.environ:
+    elastic = launcher.launched() and "TORCHELASTIC_RUN_ID" in os.environ
+    if parent is not None or elastic:
         die_with_parent()
     if parent is not None and os.getppid() != int(parent):  # it was killed before this line
         sys.exit(1)
@@ -250,6 +259,21 @@ def _meeting(rank: int, count: int, wait: timedelta) -> "Store":
     found = distributed.rendezvous("env://", timeout=wait)  # type: ignore[attr-defined]
     store: Store = next(iter(found))[0]
     return store
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)  # type: ignore[untyped-decorator]
+def _lost_memory(number: int) -> None:
+    os.write(2, f"error: {LOST_MEMORY}\n".encode())
+    os._exit(UserError.exit_code)
+
+
+def say_lost_memory() -> None:
+    """Have one line said where a mapped file is truncated, which ends a process without a word.
+
+    Python's own handlers never come to run: the processor goes back to what it could not read.
+    """
+    if not launcher.launched():  # else the process that started this one says it
+        ctypes.CDLL(None).signal(int(signal.SIGBUS), _lost_memory)
 
 
 def die_with_parent() -> None:

@@ -9,12 +9,14 @@ from typing import Any, Literal
 import numpy as np
 
 from sra2cli import __version__
-from sra2cli.config.checks import Count, Flag, Natural, Number, settings
-from sra2cli.config.reading import checked, json_of
+from sra2cli.config.checks import Count, Flag, Natural, Number, Positive, settings
+from sra2cli.config.reading import read_record
 
-Scales = Number | tuple[Number, ...]
 StoredType = Literal["float32", "float16"]
-
+RowType = Literal["float64", "float32", "float16", "int64", "int32", "int16", "uint8", "bool"]
+MOST = 1 << 20  # images encoded together
+Scales = Positive | tuple[Positive, ...]  # one number for each channel, or one for all
+Shifts = Number | tuple[Number, ...]
 
 MAY_LACK = ("choice", "extra")  # left out where they say nothing
 FREE = (
@@ -34,7 +36,7 @@ class RowSet:
     """
 
     shape: tuple[Count, ...]
-    dtype: str
+    dtype: RowType
     made_by: str
     fingerprint: str
     mirrored: Flag = True
@@ -46,8 +48,8 @@ class StoreInfo:
 
     vae: str
     vae_fingerprint: str
-    scale: Scales  # one number for each channel, or one for all
-    shift: Scales
+    scale: Scales
+    shift: Shifts
     channels: Count
     latent: Count  # side of the latent
     resolution: Count  # side of the image
@@ -64,11 +66,21 @@ class StoreInfo:
     encoder_fingerprint: str = ""
     feature_tokens: Natural = 0  # T
     feature_width: Natural = 0  # F
-    feature_dtype: str = "float16"
+    feature_dtype: StoredType = "float16"
     tool: str = f"sra2 {__version__}"
 
     choice: dict[str, str] = field(default_factory=dict)  # how the source was read, where several
     extra: dict[str, RowSet] = field(default_factory=dict)  # beside moments and features
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "shift"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != self.channels:
+                raise ValueError(f"{name} holds {len(value)} numbers for {self.channels} channels")
+        if self.encode_batch > MOST:
+            raise ValueError(f"encode_batch is {self.encode_batch}, above {MOST}")
+        if self.class_names and len(self.class_names) != self.classes:
+            raise ValueError(f"{len(self.class_names)} names of {self.classes} classes")
 
     @property
     def sets(self) -> dict[str, RowSet]:
@@ -96,16 +108,8 @@ class StoreInfo:
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "StoreInfo":
-        """From what `asdict` gave and JSON kept; ValueError where it is not that."""
-        plain = dict(values)
-        for key in ("scale", "shift"):
-            plain[key] = tuple(v) if isinstance(v := plain.get(key), list) else v
-        checked(cls, plain, strict=False)
-        rows = {
-            name: RowSet(**{**made, "shape": tuple(made["shape"])})
-            for name, made in plain.pop("extra", {}).items()
-        }
-        return cls(**plain, extra=rows)
+        """From what `asdict` gave and JSON kept; ValueError, one line, where it is not that."""
+        return read_record(cls, dict(values))
 
     def differs(self, other: "StoreInfo") -> list[str]:
         """Names of the settings in which two stores differ, those in `FREE` aside."""
@@ -123,15 +127,14 @@ def encode_info(info: StoreInfo) -> dict[str, Any]:
 
 
 def decode_info(attributes: Mapping[str, Any]) -> StoreInfo:
-    """From attributes."""
-    values = {
-        k: attributes[k]
+    """From attributes; KeyError or ValueError where they are not those of a store."""
+    plain = {
+        k: v.tolist() if isinstance(v, np.generic | np.ndarray) else v
         for k in StoreInfo.__dataclass_fields__
         if k in attributes or k not in MAY_LACK
+        for v in [attributes[k]]
     }
-    plain = {
-        k: v.tolist() if isinstance(v, np.generic | np.ndarray) else v for k, v in values.items()
-    }
-    plain["class_names"] = json_of(plain["class_names"], list[str])
-    plain |= {key: json_of(plain.get(key, "{}"), dict[str, Any]) for key in MAY_LACK}
+    for key in ("class_names", *MAY_LACK):
+        if key in plain:
+            plain[key] = json.loads(plain[key])
     return StoreInfo.from_plain(plain)

@@ -24,12 +24,10 @@ from sra2cli.data.store import (
     REJECTED,
     TODO,
     VERSION,
-    Extent,
     checksums,
-    open_hdf5,
-    read_names,
 )
-from sra2cli.data.store_info import StoreInfo, decode_info, encode_info
+from sra2cli.data.store_info import StoreInfo, encode_info
+from sra2cli.data.store_layout import DAMAGE, Layout, open_hdf5, read_layout
 
 
 def partial_file(path: Path) -> Path:
@@ -60,18 +58,17 @@ class StoreWriter:
         *,
         create: bool = True,
     ):
-        self.path = path
+        self.path, self.names = path, names
         self.partial = partial_file(path)
         if path.exists():
             raise SetupError(f"{path} exists: remove it or choose another --out")
         if create and not self.partial.exists():
             self._create(info, names, labels)
         self._lock = self._locked() if create else None
-        self.info = self._check_same(info, names, labels)
-        with open_hdf5(self.partial) as f:
-            kept = {*self.info.row_sets(), "state", "contents"} & set(f)
-            extents = {k: Extent.of(f[k]) for k in kept}
-        self._sets = {k: e.map(self.partial, "r+") for k, e in extents.items()}
+        layout = self._check_same(info, names, labels)
+        self.info = layout.info
+        sets = {*self.info.row_sets(), "state", "contents"} & set(layout.extents)
+        self._sets = {k: layout.extents[k].map(self.partial, "r+") for k in sets}
         self._state = self._sets.pop("state")
         unknown = np.zeros(len(names), np.uint64)  # in a partial store of before
         self.contents = self._sets.pop("contents", unknown)
@@ -102,19 +99,16 @@ class StoreWriter:
             raise SetupError(f"{self.path} was finished by another extraction just now: run again")
         return handle
 
-    def _check_same(
-        self, info: StoreInfo, names: Sequence[str], labels: Sequence[int]
-    ) -> StoreInfo:
-        found = info
+    def _check_same(self, info: StoreInfo, names: Sequence[str], labels: Sequence[int]) -> Layout:
         try:
             with open_hdf5(self.partial) as f:
-                found = decode_info(f.attrs)
-                differ = found.differs(info)
-                if read_names(f) != list(names):
-                    differ.append("images")
-                elif f["labels"][:].tolist() != list(labels):
-                    differ.append("labels")
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError):
+                layout = read_layout(f)
+            differ = layout.info.differs(info)
+            if layout.names != list(names):
+                differ.append("images")
+            elif layout.labels.tolist() != list(labels):
+                differ.append("labels")
+        except DAMAGE:
             differ = ["layout"]
         if differ:
             self.close()
@@ -122,7 +116,7 @@ class StoreWriter:
                 f"{self.partial} was begun with other settings ({', '.join(differ)}): "
                 "remove it or choose another --out"
             )
-        return found
+        return layout
 
     @property
     def state(self) -> np.ndarray:
@@ -156,13 +150,10 @@ class StoreWriter:
         for name, rows_of in self._sets.items():
             if not len(rows):
                 break
-            stored = values[name].astype(rows_of.dtype)
+            with np.errstate(over="ignore"):
+                stored = values[name].astype(rows_of.dtype)
             if not np.isfinite(stored).all():
-                raise DataError(
-                    f"the VAE or encoder gives {name} that are not finite in "
-                    f"{self.info.encode_precision}, stored as {rows_of.dtype}: encode with "
-                    "--precision fp32 and --dtype float32 into a new --out"
-                )
+                raise DataError(self._not_finite(name, rows, values[name], stored))
             rows_of[rows] = stored
             _flush(rows_of)
         for row, content in (contents or {}).items():
@@ -170,6 +161,26 @@ class StoreWriter:
         self._state[rows] = GOOD
         self._state[list(rejected)] = REJECTED
         _flush(self._state)
+
+    def _not_finite(
+        self, name: str, rows: Sequence[int], values: np.ndarray, stored: np.ndarray
+    ) -> str:
+        """Which image it is, and what the fault may be."""
+        bad = next(i for i in range(len(rows)) if not np.isfinite(stored[i]).all())
+        image = self.names[rows[bad]]
+        if np.isfinite(values[bad]).all():
+            highest = float(np.abs(values[bad]).max())
+            return (
+                f"{image}: its {name} reach {highest:.3g}, more than {stored.dtype} holds: "
+                "choose --dtype float32 and a new --out"
+            )
+        precision = self.info.encode_precision
+        cause = "weights with NaN or infinity in the VAE or encoder"
+        if values.dtype == np.float16:
+            cause += ", or more than float16 holds"
+        if precision not in ("fp32", "imported"):
+            cause += f", or numbers too large for {precision}: choose --precision fp32"
+        return f"{image}: its {name} are not finite ({cause})"
 
     def finish(self) -> None:
         """Checksum the data, mark the store complete and give it its name.

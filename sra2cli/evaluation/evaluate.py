@@ -13,7 +13,7 @@ from sra2cli.data.sources.layout import is_image
 from sra2cli.evaluation.image_sets import ImageSet, from_source, open_images
 from sra2cli.evaluation.judge import Judge, Judging
 from sra2cli.evaluation.reference import check_target, save_reference
-from sra2cli.sampling.sample import image_file, record_of
+from sra2cli.sampling.folder import image_file, record_of
 
 
 def evaluate(

@@ -26,7 +26,7 @@ from sra2cli import __version__
 from sra2cli.config.reading import checked, read_json
 from sra2cli.core import console, pictures
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.core.files import hold, is_full, listing_digest, sync, write_json
+from sra2cli.core.files import hold, is_full, listing_digest, sync, utf8, write_json
 from sra2cli.core.processes import Group
 from sra2cli.data.images import center_crop
 from sra2cli.evaluation.extractors import Collected, Collector, Extractor, Wanted
@@ -129,7 +129,7 @@ class Parts:
     def __init__(
         self, target: Path, num: int, judging: Judging, extractor: Extractor, need: Wanted
     ):
-        self.folder = target.with_name(f"{target.stem}.partial")
+        self.folder = utf8(target).with_name(f"{target.stem}.partial")
         self.preview = target.with_name(f"{target.stem}.png")
         self.extractor, self.need, self.crop, self.num = extractor, need, judging.crop, num
         self.kept = sorted(need.moments | need.rows | ({"logits"} if need.score else set()))

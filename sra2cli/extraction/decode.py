@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sra2cli.core.errors import DataError
 from sra2cli.core.processes import die_with_parent
-from sra2cli.data.images import decode_image
+from sra2cli.data.images import decode_image, refuse_damaged_jpeg
 from sra2cli.data.sources import Source, VanishedError
 from sra2cli.extraction.changes import content_of
 
@@ -68,7 +68,9 @@ class Chunks(Dataset[Chunk]):
                 if self.shape is not None:
                     values.append(read_moments(data, self.shape, logvar=self.logvar))
                 elif isinstance(data, bytes):
-                    values.append(decode_image(data, self.resolution))
+                    image = decode_image(data, self.resolution)
+                    refuse_damaged_jpeg(data)
+                    values.append(image)
                 good.append(row)
             except VanishedError as error:
                 return Chunk(gone=str(error))

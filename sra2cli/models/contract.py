@@ -151,6 +151,14 @@ class Backbone(nn.Module):
     def from_config(cls, config: Mapping[str, Any]) -> "Backbone":
         """The network of a config as `config.to_dict` gave it."""
 
+    @classmethod
+    def outline(cls, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Shapes, by name, of the weights that decide how large a network of this config is.
+
+        A file must hold them before one is built. ValueError for what is no such config.
+        """
+        return {}
+
     @abstractmethod
     def embed(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Any, Tensor]:
         """The stream that enters the first block, and the conditioning vector c (B, D)."""

@@ -27,7 +27,7 @@ from sra2cli.config.reading import (
     read_json,
 )
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.core.files import file_digest
+from sra2cli.core.files import file_digest, utf8
 from sra2cli.data.store_info import StoreInfo
 from sra2cli.runs.naming import folder_name, step_of
 
@@ -146,7 +146,7 @@ class Run:
     """
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path = utf8(path)
         self.recipe_file = path / "recipe.yaml"
         self.metrics_file = path / "metrics.jsonl"
         if not self.recipe_file.is_file():

@@ -22,7 +22,7 @@ from sra2cli.config import recipe
 from sra2cli.config.settings import Recipe
 from sra2cli.core.environment import environment
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.core.files import file_digest, hold, is_full, sync, write_atomically, write_json
+from sra2cli.core.files import file_digest, hold, is_full, sync, utf8, write_atomically, write_json
 from sra2cli.data.store import Store
 from sra2cli.runs.naming import folder_name, step_of
 from sra2cli.runs.run import CHECKPOINT_META, EMA, TRAINING, Checkpoint, Run, read_checkpoint
@@ -58,7 +58,7 @@ class RunWriter(Run):
         device: str = "cpu",
         init: Mapping[str, str] | None = None,
     ):
-        if path.exists() and not path.is_dir():
+        if utf8(path).exists() and not path.is_dir():
             raise SetupError(f"{path} is a file, not a run folder")
         if path.is_dir() and any(path.iterdir()) and not _is_run_folder(path):
             raise SetupError(f"{path} holds other files: choose another --out")
@@ -183,9 +183,13 @@ class RunWriter(Run):
                 sync(file)
             sync(scratch)
         except (RuntimeError, OSError, SafetensorError) as error:
-            full = is_full(self.path)  # torch hides why it could not write
+            there = self.path.is_dir()
+            full = there and is_full(self.path)  # torch hides why it could not write
             shutil.rmtree(scratch, ignore_errors=True)
-            raise (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else error) from None
+            if full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+            why = str(error) if there else "its folder is gone"
+            raise DataError(f"checkpoint {final} cannot be written: {why}") from None
         if final.exists():  # a damaged one that was skipped
             shutil.rmtree(final)
         os.replace(scratch, final)

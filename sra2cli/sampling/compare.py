@@ -14,7 +14,8 @@ from sra2cli.core import pictures, processes
 from sra2cli.core.errors import SetupError
 from sra2cli.runs.naming import split_step, title_of
 from sra2cli.runs.run import Run
-from sra2cli.sampling.sample import Options, drawn_image, record_of, sample
+from sra2cli.sampling.folder import drawn_image, record_of
+from sra2cli.sampling.sample import Options, sample
 from sra2cli.sampling.settings import Sampling
 
 

@@ -4,26 +4,24 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from sra2cli.config.checks import Count, Natural
-from sra2cli.config.reading import AfterValidator, NotRequired, TypedDict, read_json
 from sra2cli.config.settings import Precision
 from sra2cli.core import console, pictures, processes
 from sra2cli.core.environment import environment
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.core.files import hold, write_json
+from sra2cli.core.files import write_json
 from sra2cli.core.processes import Group
 from sra2cli.data import npz
-from sra2cli.data.images import read_image
 from sra2cli.encoders.first_stage import FirstStage
 from sra2cli.encoders.open import PUBLISHED, open_first_stage
 from sra2cli.runs.network import Network, Weights, open_network
 from sra2cli.sampling.draw import draw
+from sra2cli.sampling.folder import drawn_image, image_file, prepare
 from sra2cli.sampling.settings import Sampling
 
 GRID = 100  # at most so many images in grid.png
@@ -236,74 +234,3 @@ def first_stage_of(network: Network, options: Options, *, device: str) -> FirstS
             f"{network.model.shape.channels}: choose another --vae"
         )
     return vae
-
-
-def _labels_of_all(about: dict[str, Any]) -> dict[str, Any]:
-    labels = about.get("labels")
-    if labels is not None and len(labels) != about["num"]:
-        raise ValueError(f"{len(labels)} labels of {about['num']} images")
-    return about
-
-
-class VaeRecord(TypedDict):
-    """Of the first stage, in samples.json."""
-
-    fingerprint: str
-
-
-class SampleRecord(TypedDict):
-    """samples.json, as far as it is read."""
-
-    num: Count
-    complete: NotRequired[bool]
-    labels: NotRequired[list[Natural] | None]
-    vae: NotRequired[VaeRecord]
-
-
-def record_of(folder: Path) -> dict[str, Any] | None:
-    """samples.json of a folder; None where there is none. ValueError: it is not what we write."""
-    file = folder / "samples.json"
-    if not file.exists():
-        return None
-    about: dict[str, Any] = read_json(file, Annotated[SampleRecord, AfterValidator(_labels_of_all)])
-    return about
-
-
-def prepare(out: Path, about: dict[str, Any]) -> IO[bytes]:
-    """Make the folder, or take it up again if it holds samples made in this very way.
-
-    Returns:
-        Its lock, which keeps others from drawing into it until it is closed.
-    """
-    record = out / "samples.json"
-    there = out.exists() and not record.exists()
-    if there and (not out.is_dir() or any(file.name[0] != "." for file in out.iterdir())):
-        raise SetupError(f"{out} is not empty: choose another --out")
-    lock = hold(out / ".lock", f"another sample is drawing into {out}: wait for it")
-    try:
-        before = record_of(out)
-    except ValueError as error:
-        raise DataError(f"{record} is damaged ({error}): choose another --out") from None
-    if before is not None:
-        differ = [k for k in about if before.get(k) != about[k] and k not in ("num", "source")]
-        if differ:
-            raise SetupError(
-                f"{out} holds other samples (differs in {', '.join(differ)}): choose another --out"
-            )
-        if before["num"] > about["num"]:
-            raise SetupError(f"{out} holds {before['num']} samples already: choose another --out")
-    write_json(record, {**about, "complete": False})
-    return lock
-
-
-def image_file(out: Path, index: int) -> Path:
-    return out / f"{index:06d}.png"
-
-
-def drawn_image(out: Path, index: int) -> np.ndarray:
-    """An image that was drawn before, (H, W, 3) uint8; DataError where it is damaged since."""
-    file = image_file(out, index)
-    try:
-        return read_image(file)
-    except DataError as error:
-        raise DataError(f"{file}: {error}: remove it and run the same command again") from None
