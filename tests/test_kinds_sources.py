@@ -110,6 +110,7 @@ def refusal(path: Path, **choice: str) -> str:
         (classes("Train", "test2017"), {}, "2 .*several splits"),
         (classes("train/ant", "train/bee", "val/ant"), {"split": "train"}, ["ant", "bee"]),
         (classes("train/ant", "val/ant"), {"classes_from": "folders"}, ["train", "val"]),
+        ({**classes("train"), "bee": None}, {}, "2 .*bee holds no images"),
         (classes("train", "car", "bus"), {}, ["bus", "car", "train"]),
         (classes("ant/train", "ant/test", "bee/train"), {}, "2 .*splits in its classes.*--split"),
         (classes("ant/train", "ant/test", "bee/train"), {"split": "train"}, ["ant", "bee"]),
@@ -255,6 +256,8 @@ def test_several_archives_in_one_file_are_refused(tmp_path, kind):
     two = put(tmp_path / "b", kind, classes("bee")).read_bytes()
     for name, data in (("both", one + two), ("end", one + two[:99]), ("whole", one)):
         (tmp_path / f"{name}.{kind}").write_bytes(data)
+    (tmp_path / f"zeros.{kind}").write_bytes(one + bytes(999))
+    assert len(open_source(tmp_path / f"zeros.{kind}")) == 2
     for name in ("both", "end"):
         assert "give them one by one" in refusal(tmp_path / f"{name}.{kind}")
     assert len(open_source(tmp_path / f"whole.{kind}")) == 2

@@ -51,10 +51,11 @@ def descend(found: Found) -> None:
 def _is_wrapper(found: Found, top: str, inside: Sequence[str], tables: set[str]) -> bool:
     """Whether the only folder with images lies above the classes, rather than being one."""
     nested = all(name.count("/") > 1 for name in inside) or f"{top}/{DATASET}" in tables
-    if SPLIT.fullmatch(top):
-        return nested or found.choice.classes_from != "folders"
     beside = {name.split("/")[0] for name in found.inside(found.listing.folders)} - {"", top}
-    return nested and not beside
+    if not SPLIT.fullmatch(top):
+        return nested and not beside
+    every = found.choice.classes_from == "folders"
+    return nested or not (every or any(not SPLIT.fullmatch(name) for name in beside))
 
 
 def _go_down(found: Found, top: str, why: str) -> None:
