@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTForImageClassification
 
+from sra2cli.config import recipe
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.encoders.first_stage import to_uint8
 from sra2cli.encoders.image import load_encoder
@@ -26,6 +27,8 @@ from sra2cli.evaluation.scores import Wanted
 from sra2cli.models.checkpoints import export, load, metadata
 from sra2cli.models.sit import SiT, SiTConfig
 from sra2cli.runs.network import open_network
+from sra2cli.training.assemble import start
+from sra2cli.training.objective import Objective
 
 CONFIG = SiTConfig(depth=2, width=48, heads=3, latent=8, channels=16, classes=10)
 SAMPLE = ["--num", 2, "--steps", 2, "--vae", "digits", "--num-heads", 3, "--out", "s", "--offline"]
@@ -170,6 +173,16 @@ def test_a_path_of_ours_that_is_not_known(tmp_path, model, state):
     save_file(state, tmp_path / "x.safetensors", metadata(model, "GVP"))
     with pytest.raises(DataError, match="its path is 'GVP'"):
         load(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(("path", "told"), [("cosine", 1), ("linear", 0)])
+def test_weights_of_another_path_are_said_to_be(tmp_path, capsys, path, told):
+    data = ["data={classes: 10, channels: 16, latent: 8}"]
+    objective = Objective(recipe.load("digits-sit", data))
+    export(objective.network, tmp_path, path=path)
+    start(objective, tmp_path, None)
+    said = capsys.readouterr().err
+    assert said.count("trained on the cosine path, this recipe trains on the linear one") == told
 
 
 # What is no single file of tensors.

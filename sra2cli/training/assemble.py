@@ -102,5 +102,10 @@ def start(
     said = start_from(objective.network, network.model)
     if said:
         console.say(said)
+    if network.path != objective.kind:
+        console.warn(
+            f"{init} was trained on the {network.path} path, this recipe trains on the "
+            f"{objective.kind} one: --set path.kind={network.path} goes on as it began"
+        )
     found: dict[str, Any] = {"path": str(init), "digest": network.about["checkpoint"]}
     return found
