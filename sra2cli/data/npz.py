@@ -42,7 +42,11 @@ def keys_of(path: Path) -> set[str]:
     if not path.is_file():
         raise SetupError(f"no file {path}")
     with reading(path, "it"), zipfile.ZipFile(path) as file:
-        return {name.removesuffix(".npy") for name in file.namelist()}
+        names = file.namelist()
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"it holds {twice.removesuffix('.npy')} twice")
+        return {name.removesuffix(".npy") for name in names}
 
 
 @contextlib.contextmanager

@@ -89,12 +89,12 @@ def refuse_parts(path: Path) -> None:
 def _unpickled(path: Path) -> Any:
     """What torch.save wrote: tensors, plain values and argparse.Namespace, which training scripts
     keep; no other class is let in."""
-    if zipfile.is_zipfile(path):  # torch packs nothing: what unpacks to more is a trap
-        with zipfile.ZipFile(path) as parts:
-            size = sum(part.file_size for part in parts.infolist())
-        if size > path.stat().st_size:
-            raise DataError(f"{path} is not a checkpoint: it would unpack to {size:,} bytes")
     try:
+        if zipfile.is_zipfile(path):  # torch packs nothing: what unpacks to more is a trap
+            with zipfile.ZipFile(path) as parts:
+                size = sum(part.file_size for part in parts.infolist())
+            if size > path.stat().st_size:
+                raise ValueError(f"it would unpack to {size:,} bytes")
         with (
             warnings.catch_warnings(),  # of torch, on what others wrote: lines before the one error
             torch.serialization.safe_globals([argparse.Namespace]),
