@@ -8,6 +8,7 @@ import hashlib
 import math
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -43,7 +44,7 @@ def keys_of(path: Path) -> set[str]:
         raise SetupError(f"no file {path}")
     with reading(path, "it"), zipfile.ZipFile(path) as file:
         names = file.namelist()
-        twice = next((name for name in names if names.count(name) > 1), None)
+        twice = next((name for name, count in Counter(names).items() if count > 1), None)
         if twice is not None:
             raise ValueError(f"it holds {twice.removesuffix('.npy')} twice")
         return {name.removesuffix(".npy") for name in names}
