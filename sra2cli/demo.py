@@ -17,6 +17,7 @@ from sra2cli.core import console, pictures
 from sra2cli.core.environment import environment
 from sra2cli.core.files import write_atomically, write_json
 from sra2cli.data import digits
+from sra2cli.data.images import read_image
 from sra2cli.evaluation.digits_classifier import TRAINED_ON
 from sra2cli.runs.run import Run
 
@@ -94,7 +95,7 @@ def carry_out(out: Path, run: Command, *, seed: int, steps: int) -> list[dict[st
 
 def judged(samples: Path, prefix: str) -> dict[str, float]:
     """What `sra2 eval` has left in a folder of samples."""
-    result = json.loads((samples / "eval-fd-digits.json").read_text())
+    result = json.loads((samples / "eval-fd-digits.json").read_text(encoding="utf-8"))
     return {f"{prefix}fd_digits": result["fd-digits"], f"{prefix}accuracy": result["accuracy"]}
 
 
@@ -104,8 +105,8 @@ def report(out: Path, results: dict[str, Any]) -> None:
     steps = sorted({row["steps"] for row in rows})
     for step in steps:
         grids = [
-            (NAMES[name], Image.open(out / name / "samples" / f"shown-step{step}" / "grid.png"))
-            for name in RECIPES
+            (NAMES[name], Image.fromarray(read_image(folder / f"shown-step{step}" / "grid.png")))
+            for name, folder in ((name, out / name / "samples") for name in RECIPES)
         ]
         pictures.side_by_side(grids, out / f"samples-step{step}.png")
     curves = {}

@@ -25,13 +25,14 @@ LIBRARIES = {  # heavy libraries, and the files that may import them
     "torchvision": set(),
     "torch_fidelity": {"evaluation/inception"},
     "transformers": {"encoders/image"},
-    "accelerate": {"core/processes", "training/engine"},
+    "accelerate": set(),  # its launcher is welcome, and needs nothing of it here
     "pyarrow": {"data/sources/parquet"},
     "matplotlib": {"core/pictures"},
+    "simplejpeg": {"data/images"},
     "sklearn": {"data/digits"},
     "scipy": {"evaluation/metrics"},
-    "h5py": {"data/store", "data/store_writer", "data/sources/hdf5"},
-    "pydantic": {"config/checks", "config/recipe"},
+    "h5py": {"data/store_layout", "data/store_writer", "data/sources/hdf5"},
+    "pydantic": {"config"},
     "typer": {"cli"},
 }
 OPEN = ("data", "diffusion", "align", "sampling")  # wings that know no network by name

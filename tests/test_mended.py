@@ -376,12 +376,18 @@ def test_what_a_store_says_of_itself_is_looked_at_at_each_start(run_sra2, copied
 
 TOGETHER = """
 import hashlib, json, sys
-import torch.distributed.launcher.api as api
+import torch.distributed.elastic.multiprocessing as api
 from pathlib import Path
-from sra2cli.core import processes
+from sra2cli.core import launcher, processes
 
-launch = api.elastic_launch  # as ever, but of this file
-api.elastic_launch = lambda config, python: lambda *a: launch(config, python)(__file__, *a[2:])
+start = api.start_processes  # as ever, but of this file
+
+
+def of_this_file(name, python, *, args, **more):
+    return start(name, python, args={k: (__file__, *a[2:]) for k, a in args.items()}, **more)
+
+
+api.start_processes = of_this_file
 here, asked = Path(__file__).parent, json.loads(Path(__file__).with_name("asked.json").read_text())
 
 
@@ -422,7 +428,7 @@ def runs(rank):
 
 from sra2cli.cli import app
 
-if processes.launched():
+if launcher.launched():
     with processes.group("cpu") as group:
         runs(group.rank)
         app()
@@ -638,7 +644,7 @@ def test_a_dit_is_refused_by_its_name(run_sra2, official, tmp_path, digits_store
     start = ["train", "--recipe", "digits-sit", "--data", digits_store, "--init", name]
     assert "--kind sit" in one_line(run_sra2(*start, "--num-heads", 4), 2)
     assert load(name, num_heads=4, kind="sit").kind == "SiT"
-    with pytest.raises(SetupError, match="--kind is one of sit, not 'dit'"):
+    with pytest.raises(SetupError, match="--kind is one of sit, repa, not 'dit'"):
         load(name, num_heads=4, kind="dit")
 
 

@@ -10,7 +10,7 @@ from sra2cli.data.store import Store
 from sra2cli.data.store_info import StoreInfo
 from sra2cli.data.store_writer import StoreWriter
 
-INFO = StoreInfo("vae", "abcd", 0.5, 0.0, channels=2, latent=4, resolution=32, classes=3)
+INFO = StoreInfo("vae", "abcd", 0.5, 0.0, channels=2, latent=4, resolution=32, classes=10)
 
 
 def write(path, count=10, rejected=(3, 7)) -> np.ndarray:
@@ -66,7 +66,7 @@ def test_an_unfinished_store_is_taken_up_again(tmp_path):
 
 def test_a_partial_store_of_something_else_is_refused(tmp_path):
     StoreWriter(tmp_path / "a.h5", INFO, ["0"], [0])
-    other = StoreInfo("vae", "beef", 0.5, 0.0, channels=2, latent=4, resolution=64, classes=3)
+    other = StoreInfo("vae", "beef", 0.5, 0.0, channels=2, latent=4, resolution=64, classes=10)
     with pytest.raises(SetupError, match=r"other settings \(vae_fingerprint, resolution\)"):
         StoreWriter(tmp_path / "a.h5", other, ["0"], [0])
     with pytest.raises(SetupError, match=r"other settings \(images\)"):

@@ -259,13 +259,13 @@ def test_nan_stops_before_the_weights_are_touched(digits_store, tmp_path, monkey
 
 def test_a_bad_step_switches_the_optimiser_off_until_it_is_looked_at(digits_store, monkeypatch):
     """As on a GPU, where nothing is read back between rows: later good steps change nothing."""
-    from sra2cli.core.processes import Group, make_accelerator
+    from sra2cli.core.processes import Group
     from sra2cli.data.batches import Batches
     from sra2cli.data.store import Store
     from sra2cli.training.objective import Objective
 
     wanted, store = prepared([]), Store(digits_store)
-    engine = Engine(wanted, store, Objective(wanted), make_accelerator(Group()))
+    engine = Engine(wanted, store, Objective(wanted), Group())
     source = Batches(store, wanted, [range(8)])
     for step in range(4):
         raw = source.raw(step, range(8))

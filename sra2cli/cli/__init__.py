@@ -3,8 +3,14 @@
 No room that imports torch is imported before a command runs, so that --help is instant.
 """
 
-from sra2cli.cli import ablate, cost, demo, evaluate, extract, figures, recipes, sample, train
-from sra2cli.cli.app import app
+import sys
+
+try:
+    from sra2cli.cli import ablate, cost, demo, evaluate, extract, figures, recipes, sample, train
+    from sra2cli.cli.app import app
+except KeyboardInterrupt:
+    print("stopped", file=sys.stderr)
+    sys.exit(130)
 
 __all__ = [
     "ablate",

@@ -1,14 +1,20 @@
 """What the commands share: the app, options, errors as one line, results on stdout."""
 
+import errno
+import io
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from sra2cli import __version__
 from sra2cli.core.errors import SetupError, UserError
+
+if TYPE_CHECKING:
+    from sra2cli.data.sources import Choice
 
 app = typer.Typer(
     name="sra2",
@@ -25,47 +31,74 @@ def fail(error: UserError) -> NoReturn:
 
     said = type(error)(" ".join(str(error).split()))
     if not processes.leave_error(said):
-        console.stderr.print(f"error: {said}", style="red", markup=False)
+        console.error(str(said))
+    if isinstance(error, processes.PeerLostError):  # nothing more waits for it, as a GPU would
+        sys.stdout.flush()
+        os._exit(error.exit_code)
     sys.exit(error.exit_code)
 
 
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Turn what a user can mend into one line; leave bugs their traceback."""
+    from sra2cli.core import processes
+
+    processes.say_lost_memory()
     try:
         yield
-    except UserError as error:
-        fail(error)
-    except KeyboardInterrupt:
-        from sra2cli.core.console import say
+    except (Exception, KeyboardInterrupt) as error:
+        if interrupted(error):
+            from sra2cli.core.console import say
 
-        say("stopped: run the same command again to go on")
-        sys.exit(130)
-    except MemoryError:
-        fail(UserError("out of memory: try a smaller --batch or train.micro_batch"))
-    except RuntimeError as error:
-        from sra2cli.core import processes
+            say("stopped: run the same command again to go on")
+            sys.exit(130)
+        said = told(error)
+        if said is None:
+            raise
+        fail(said)
+
+
+def interrupted(error: BaseException | None) -> bool:
+    """Whether it is Ctrl-C, or what a library that was being imported made of it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def told(error: BaseException) -> UserError | None:
+    """What a user can be told of an error; None for a bug."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError):
+        return of_system(error)
+    if isinstance(error, UnicodeEncodeError):  # a path as the system gave it
+        name = ascii(error.object[max(0, error.start - 80) : error.end + 80])
+        return SetupError(f"{name} is not UTF-8: rename it")
+    if isinstance(error, MemoryError):
+        return UserError("out of memory: try a smaller --batch or train.micro_batch")
+    if isinstance(error, RuntimeError):
+        from sra2cli.core import launcher, processes
 
         if type(error).__name__ == "OutOfMemoryError":
-            fail(UserError("the GPU is out of memory: try a smaller --batch or train.micro_batch"))
-        if processes.launched() and processes.lost(error):
-            fail(processes.PeerLostError(f"another process of this command ended ({error})"))
-        raise
-    except OSError as error:
-        import errno
+            return UserError("the GPU is out of memory: try a smaller --batch or train.micro_batch")
+        return processes.peer_lost(error) if launcher.launched() else None
+    return None
 
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            fail(UserError("the disk is full: free some space and run the same command again"))
-        if error.filename and error.errno in (
-            errno.EACCES,
-            errno.EROFS,
-            errno.EPERM,
-            errno.ENOTDIR,
-            errno.EISDIR,
-            errno.EEXIST,
-        ):
-            fail(SetupError(f"cannot use {error.filename}: {error.strerror}"))
-        raise
+
+def of_system(error: OSError) -> UserError | None:
+    """What the system refused: a file, a disk."""
+    if error.errno is None or isinstance(error, BrokenPipeError):  # nobody reads on: no trouble
+        return None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError("the disk is full: free some space and run the same command again")
+    file = "a file" if error.filename is None else os.fsdecode(error.filename)
+    if error.errno in (errno.ENOENT, errno.ESTALE) and error.filename is not None:
+        return UserError(f"{file} is gone: removed or renamed while it was used?")
+    said = str(error.strerror)  # HDF5 says all it knows in it
+    said = f"cannot use {file}: {said if len(said) < 100 else os.strerror(error.errno)}"
+    if error.errno in (errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE):
+        return UserError(said)
+    return SetupError(said)
 
 
 def pick_device(wanted: str | None) -> str:
@@ -84,7 +117,7 @@ def pick_device(wanted: str | None) -> str:
 
 def start_processes(processes: int | None, device: str | None, *, share_cores: bool = True) -> None:
     """Run this command on several processes, if that is asked for: does not return then."""
-    from sra2cli.core import processes as room
+    from sra2cli.core import starting as room
 
     room.start(sys.argv[1:], processes=processes, device=device, share_cores=share_cores)
 
@@ -93,6 +126,16 @@ def one_of(option: str, value: str | None, options: tuple[str, ...]) -> None:
     """Refuse a value that is not among the options; None: not given."""
     if value is not None and value not in options:
         raise SetupError(f"{option} is one of {', '.join(options)}, not '{value}'")
+
+
+def chosen_source(
+    image: str | None, label: str | None, split: str | None, classes_from: str | None
+) -> "Choice":
+    """How a source is to be read."""
+    from sra2cli.data.sources import Choice
+
+    one_of("--classes-from", classes_from, ("folders", "dataset.json"))
+    return Choice(image=image, label=label, split=split, classes_from=classes_from)
 
 
 def refuse_given(ctx: typer.Context, names: Sequence[str], why: str) -> None:
@@ -144,4 +187,6 @@ def main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    for stream in (sys.stdout, sys.stderr):  # whatever the locale, an arrow or umlaut can be said
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

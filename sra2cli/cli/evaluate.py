@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from sra2cli.cli import options as o
 from sra2cli.cli.app import (
     app,
+    chosen_source,
     one_of,
     parse_interval,
     pick_device,
@@ -19,6 +20,10 @@ from sra2cli.cli.app import (
 from sra2cli.core.errors import SetupError
 from sra2cli.runs.naming import split_step
 
+if TYPE_CHECKING:
+    from sra2cli.data.sources import Choice
+
+READING = ("image", "label", "split", "classes_from")  # that mean nothing for what is drawn
 DRAWING = (  # options that mean nothing for images that are there already
     *("num", "step", "vae", "num_heads", "kind", "seed", "labels", "preset", "solver", "steps"),
     *(
@@ -47,6 +52,10 @@ def evaluate(
         ),
     ],
     ref: o.Ref = None,
+    image: o.Image = None,
+    label: o.Label = None,
+    split: o.Split = None,
+    classes_from: o.ClassesFrom = None,
     num: o.Num = None,
     step: Annotated[
         str | None, o.what("Checkpoints; with commas, each. [default: the newest]")
@@ -108,8 +117,10 @@ def evaluate(
         if not is_network(samples):
             refuse_missing(samples)
             refuse_given(ctx, DRAWING, f"is for a run or checkpoint; {samples} holds samples")
-            show(of_images(samples, judging, save_stats, pick_device(device), out), json)
+            choice = chosen_source(image, label, split, classes_from)
+            show(of_images(samples, judging, choice, save_stats, pick_device(device), out), json)
             return
+        refuse_given(ctx, READING, f"is for images that are there; {samples} is to be drawn from")
         if save_stats is not None:
             raise SetupError("--save-stats is for samples or images; sample first")
         start_processes(processes, device)
@@ -156,13 +167,16 @@ def evaluate(
 
 
 def refuse_missing(samples: Path) -> None:
-    if not samples.exists() and not any(c in samples.name for c in "*?["):
+    from sra2cli.data.sources import is_pattern
+
+    if not samples.exists() and not is_pattern(samples):
         raise SetupError(f"no run, checkpoint or samples at {samples}")
 
 
 def of_images(
     samples: Path,
     judging: dict[str, Any],
+    choice: "Choice",
     save_stats: Path | None,
     device: str,
     out: Path | None,
@@ -170,7 +184,9 @@ def of_images(
     from sra2cli.evaluation.evaluate import evaluate
     from sra2cli.evaluation.judge import Judging
 
-    return evaluate(samples, Judging(**judging), save_stats=save_stats, device=device, out=out)
+    return evaluate(
+        samples, Judging(**judging), choice, save_stats=save_stats, device=device, out=out
+    )
 
 
 def is_network(path: Path) -> bool:

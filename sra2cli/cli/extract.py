@@ -6,7 +6,15 @@ from typing import Annotated
 import typer
 
 from sra2cli.cli import options as o
-from sra2cli.cli.app import app, one_of, pick_device, show, start_processes, user_errors
+from sra2cli.cli.app import (
+    app,
+    chosen_source,
+    one_of,
+    pick_device,
+    show,
+    start_processes,
+    user_errors,
+)
 from sra2cli.core.errors import SetupError
 
 
@@ -26,6 +34,10 @@ def extract(
             "Default: stabilityai/sd-vae-ft-mse; with --check, the store's."
         ),
     ] = None,
+    image: o.Image = None,
+    label: o.Label = None,
+    split: o.Split = None,
+    classes_from: o.ClassesFrom = None,
     resolution: Annotated[int, o.how("Side of the centre crop, in pixels.")] = 256,
     flip: Annotated[bool, o.how("Also encode the mirrored images.", "--flip")] = False,
     encoder: Annotated[
@@ -91,6 +103,7 @@ def extract(
                 workers=workers,
                 logvar=logvar,
                 offline=offline,
+                choice=chosen_source(image, label, split, classes_from),
             )
             result = room.extract(images, out, options, device=pick_device(device), dry_run=dry_run)
         store = check or out

@@ -60,11 +60,20 @@ Overrides = Annotated[
 NumHeads = Annotated[
     int | None, what("Attention heads, for checkpoints of sizes that are not in the table.")
 ]
-Kind = Annotated[str | None, what("Take a file for this in spite of its name: sit.")]
+Kind = Annotated[
+    str | None, what("What a file is that does not say it: sit or repa, by their time.")
+]
 Vae = Annotated[
     str | None,
     what("Decode with this first stage: folder, hub name or 'digits'; default: the store's."),
 ]
+# How a source of images is read, where there are several ways.
+Image = Annotated[str | None, what("The column of images; of samples in files, a suffix as jpg.")]
+Label = Annotated[
+    str | None, what("The column of labels; of files cls, json, a key of it; or none.")
+]
+Split = Annotated[str | None, what("The split to read: train, val, …")]
+ClassesFrom = Annotated[str | None, what("folders (all of them are classes) or dataset.json.")]
 Num = Annotated[int | None, what("Samples to draw.")]
 # How images are drawn.
 Preset = Annotated[

@@ -18,12 +18,9 @@ def settings(cls: type[T]) -> type[T]:
 
 
 def _number(value: Any) -> Any:
-    """YAML reads 1e-4 as text."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
+    """YAML reads 1e-4 as text; 010 is text on purpose."""
+    if isinstance(value, str) and re.fullmatch(r"[-+]?(0|[1-9]\d*)(\.\d*)?[eE][-+]?\d+", value):
+        return float(value)
     return value
 
 
@@ -32,7 +29,7 @@ def _where(holds: Callable[[Any], bool], otherwise: str) -> AfterValidator:
 
     def check(value: Any) -> Any:
         if not holds(value):
-            raise ValueError(f"{otherwise} {value}")
+            raise ValueError(f"{otherwise} {str(value)[:80]}")
         return value
 
     return AfterValidator(check)
@@ -69,6 +66,9 @@ Positive = Annotated[Number, ABOVE_0]
 NotNegative = Annotated[Number, NOT_NEGATIVE]
 Fraction = Annotated[Number, _where(lambda v: 0 <= v < 1, "lies in [0, 1), not")]
 Flag = Annotated[bool, Strict()]
+Name = Annotated[  # of a run: its folder's, by default
+    str, _where(lambda v: v not in ("", ".", "..") and "/" not in v, "must be a file name, not")
+]
 Fractions = Annotated[tuple[Fraction, Fraction], BeforeValidator(_pair)]
 Window = Annotated[tuple[Number, Number], BeforeValidator(_pair), AfterValidator(_window)]
 Until = Annotated[int | str | None, PlainValidator(_until)]

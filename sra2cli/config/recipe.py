@@ -6,15 +6,18 @@ Nothing here imports torch, so that a wrong recipe is refused at once.
 """
 
 import difflib
+import os
+import reprlib
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from sra2cli.config.methods import METHODS, MethodSettings
+from sra2cli.config.reading import adapter, read_yaml, yaml_of
 from sra2cli.config.settings import Recipe
 from sra2cli.core.errors import SetupError
 
@@ -51,7 +54,7 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = find(name_or_path)
     tree = read(path)
-    tree.setdefault("name", path.stem)
+    tree.setdefault("name", os.fsencode(path.stem).decode(errors="replace"))
     for override in overrides:
         apply_override(tree, override)
     return from_dict(tree)
@@ -77,17 +80,17 @@ def find(name_or_path: str, *, beside: Path | None = None, heir: str = "") -> Pa
 def read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The settings of a file over those of its `base:`, which may have one too."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise SetupError(f"{path} is not a YAML file: {reason}") from None
+        tree = read_yaml(path)
+    except ValueError as error:
+        raise SetupError(f"{path}: {error}") from None
+    tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise SetupError(f"{path} holds no settings: expected 'key: value' lines")
     base = tree.pop("base", None)
     if base is None:
         return tree
     if not isinstance(base, str):
-        raise SetupError(f"{path}: 'base' is the name or path of a recipe, not {base!r}")
+        raise SetupError(f"{path}: 'base' is the name or path of a recipe, not {SHORT.repr(base)}")
     below = find(base, beside=path.parent, heir=path.stem)
     heirs = (*above, path.resolve())
     if below.resolve() in heirs:
@@ -115,9 +118,9 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     if key == "base":
         raise SetupError("--set base: a base is named in a file, as a line 'base: NAME'")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise SetupError(f"--set {key}: '{text}' is not a value") from None
+        value = yaml_of(text)
+    except ValueError as error:
+        raise SetupError(f"--set {key}: '{text[:80]}' is not a value: {error}") from None
     *parents, last = key.split(".")
     for parent in parents:
         if tree.get(parent) is None:
@@ -136,7 +139,7 @@ def from_dict(tree: dict[str, Any]) -> Recipe:
     faults: list[str] = []
     align: dict[str, MethodSettings] = {}
     if not isinstance(given, dict):
-        faults.append(f"'align' takes settings, not {given!r}")
+        faults.append(f"'align' takes settings, not {SHORT.repr(given)}")
         given = {}
     for name, settings in given.items():
         if name not in METHODS:
@@ -160,22 +163,15 @@ T = TypeVar("T")
 def _validated(cls: type[T], tree: Any, at: tuple[str, ...], faults: list[str]) -> T:
     """`tree` as an object of `cls`; what is wrong with it goes to `faults`."""
     try:
-        checked: T = _adapter(cls).validate_python(tree)
+        checked: T = adapter(cls).validate_python(tree)
         return checked
     except ValidationError as error:
         faults += [_fault((*at, *found["loc"]), found) for found in error.errors()]
         return cls()
 
 
-def _adapter(cls: Any) -> TypeAdapter[Any]:
-    if cls not in _adapters:
-        _adapters[cls] = TypeAdapter(cls)
-    return _adapters[cls]
-
-
-_adapters: dict[Any, TypeAdapter[Any]] = {}
-
-
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHORT.maxlong = SHORT.maxother = 80
 KINDS = {  # what a setting takes, by pydantic's names of what is wrong
     "int": "a whole number",
     "float": "a number",
@@ -192,16 +188,17 @@ def _fault(at: tuple[str | int, ...], found: Any) -> str:
     key = ".".join(str(part) for part in path if not isinstance(part, int) and part != "str")
     key += "".join(f"[{part}]" for part in path if isinstance(part, int))
     what, value = found["type"], found["input"]
+    given = SHORT.repr(value)
     if what == "unexpected_keyword_argument":
         inner = next(iter(value), "") if isinstance(value, dict) else ""
         return unknown(key + (f".{inner}" if inner else ""))  # optim.lr: train.lr?
     if what == "literal_error":
-        return f"'{key}' is one of {_plain(found['ctx']['expected'])}, not {value!r}"
+        return f"'{key}' is one of {_plain(found['ctx']['expected'])}, not {given}"
     if what == "value_error":  # of our own checks
         text = str(found["ctx"]["error"])
         return f"'{key}.{text[1:]}" if text[0] == "'" else f"'{key}' {text}"
     kind = KINDS.get(what.partition("_")[0])
-    return f"'{key}' takes {kind}, not {value!r}" if kind else f"'{key}': {found['msg']}"
+    return f"'{key}' takes {kind}, not {given}" if kind else f"'{key}': {found['msg']}"
 
 
 def _plain(expected: str) -> str:

@@ -8,6 +8,7 @@ from sra2cli.config.checks import (
     Flag,
     Fraction,
     Fractions,
+    Name,
     Natural,
     NotNegative,
     Number,
@@ -109,7 +110,7 @@ class Log:
 
 @settings
 class Recipe:
-    name: str = "custom"
+    name: Name = "custom"
     seed: Seed = 0
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)

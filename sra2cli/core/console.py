@@ -46,6 +46,12 @@ def warn(message: str) -> None:
     stderr.print(f"warning: {message}", style="yellow", markup=False)
 
 
+def error(message: str) -> None:
+    """The line that a command fails with, from a silent process too."""
+    stderr.quiet = False
+    stderr.print(f"error: {message}", style="red", markup=False)
+
+
 @contextmanager
 def progress(title: str, total: int, *, unit: str = "images", start: int = 0) -> Iterator["Bar"]:
     """A progress bar with speed and time left, on stderr, gone when done.

@@ -1,5 +1,6 @@
 """Files that are whole or not there, and what identifies their content."""
 
+import atexit
 import contextlib
 import errno
 import fcntl
@@ -7,11 +8,32 @@ import glob
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from sra2cli.core.errors import SetupError
+
+
+def private_folder(name: str) -> Path:
+    """A folder in the user's cache that nobody else can write: for what will be executed.
+
+    Where there is no such cache (no home, another owner), one of this process alone.
+    """
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        folder = Path(home) / "sra2" / name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.is_absolute() and folder.stat().st_uid == os.geteuid():
+            folder.chmod(0o700)
+            return folder
+    except OSError:
+        pass
+    scratch = tempfile.mkdtemp(prefix="sra2-")
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    return Path(scratch)
 
 
 def sync(path: Path) -> None:
@@ -23,10 +45,23 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def utf8(path: Path) -> Path:
+    """A path that safetensors and TensorBoard can open, too.
+
+    Raises:
+        SetupError: it is not UTF-8.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise SetupError(f"{path} is not UTF-8: rename it") from None
+    return path
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a small file so that a kill leaves the old one or the new one, whole."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(text)
+    scratch.write_text(text, encoding="utf-8")
     sync(scratch)
     os.replace(scratch, path)
 
@@ -55,7 +90,8 @@ def listing_digest(path: str) -> str | None:
     digest = hashlib.sha256()
     for file in sorted(files):
         about = os.stat(file)
-        digest.update(f"{file}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
+        digest.update(os.fsencode(file))
+        digest.update(f"\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
     return digest.hexdigest()[:16]
 
 

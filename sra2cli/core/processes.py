@@ -1,26 +1,40 @@
-"""One command on several processes: starting them as torchrun does, and what they share.
+"""One command on several processes: what they share, and where the environment says they are.
 
 What a started process fails with it records as torch's launcher expects; of several that fail, the
-one that started them says it once.
+one that started them says it once (`core.starting`).
 """
 
 import contextlib
 import ctypes
+import json
 import os
+import re
 import signal
 import sys
-import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from sra2cli.core import console
+from sra2cli.core import console, launcher
 from sra2cli.core.errors import SetupError, UserError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.distributed.distributed_c10d import Store
+
 PARENT = "SRA2_PARENT"  # the process that started this one, and that it ends with
-WAIT = timedelta(days=7)  # one process may wait long for another
+LOST_MEMORY = (
+    "a store or checkpoint in use was truncated, or its disk failed: bring it back and run the "
+    "same command again"
+)
+TIMEOUT = "SRA2_TIMEOUT"  # seconds that one process waits for another
+WAIT = 7 * 86400  # seconds: the main process may judge for long, while the others wait
+START = 600  # seconds until all processes are there
+SEEN = 15.0  # seconds until a file that one machine wrote is seen on the others
 
 
 class PeerLostError(UserError):
@@ -42,165 +56,141 @@ class Group:
     @property
     def first_here(self) -> bool:
         """Of the processes of this machine."""
-        return int(os.environ.get("LOCAL_RANK") or 0) == 0 if self.count > 1 else True
+        return self.count == 1 or launcher.first_here()
 
     def wait(self) -> None:
         """Until all processes are here."""
         if self.count > 1:
-            from accelerate import PartialState
+            from torch import distributed
 
-            PartialState().wait_for_everyone()
+            distributed.barrier()
 
     def share(self, value: Any) -> Any:
         """The main process's value, on all of them."""
         if self.count == 1:
             return value
-        from accelerate.utils import broadcast_object_list
+        from torch import distributed
 
         held = [value]
-        broadcast_object_list(held)
+        distributed.broadcast_object_list(held)
         return held[0]
+
+    def mean(self, values: "Tensor") -> "Tensor":
+        """Of each number, over all processes."""
+        if self.count == 1:
+            return values
+        from torch import distributed
+
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total / self.count
+
+    def meet(self, folder: Path, name: str = "", *, about: object = None) -> None:
+        """Refuse processes that write to different places, or are to do different things.
+
+        All of them must ask, before anything is written.
+
+        Args:
+            folder: where they write; made where it is not there. name: of their file in it.
+            about: what they are to do.
+
+        Raises:
+            SetupError: on all of them.
+        """
+        if self.count == 1:
+            return
+        from torch import distributed
+
+        token = folder / f".{name}.{self.share(uuid.uuid4().hex)}"
+        same = self.share(about) == about
+        made = self.main and not folder.exists()
+        if self.main:
+            folder.mkdir(parents=True, exist_ok=True)
+            token.touch()
+        self.wait()
+        wrong = None
+        if not _appears(token):
+            wrong = (
+                f"process {self.rank} writes to {folder / name} and does not see what the first "
+                "one wrote there: --out must be one place for all, that all machines see"
+            )
+        elif not same:
+            wrong = (
+                f"process {self.rank} has other settings or data than the first one: give all of "
+                "them the same command, recipe and store"
+            )
+        found: list[str | None] = [None] * self.count
+        distributed.all_gather_object(found, wrong)
+        if self.main:
+            token.unlink()
+            if made and any(found):
+                folder.rmdir()
+        for line in found:
+            if line:
+                raise SetupError(line)
+
+
+def _appears(file: Path) -> bool:
+    """Whether a file is there, or comes to be: a network's folder may show it late."""
+    deadline = time.monotonic() + SEEN
+    while not file.exists():
+        if time.monotonic() > deadline:
+            return False
+        with contextlib.suppress(OSError):
+            os.listdir(file.parent)  # has NFS look again
+        time.sleep(0.1)
+    return True
 
 
 _active: Group | None = None  # of the command that is running, if it is one of several
 _started = False  # whether a command of ours started this process
 
 
-def lost(error: RuntimeError) -> bool:
-    """Whether this is what torch raises where another process has gone."""
-    text = str(error)
-    return any(word in text for word in ("gloo", "Gloo", "NCCL", "Connection", "recvValue"))
+def peer_lost(error: RuntimeError) -> PeerLostError | None:
+    """The line for what torch raises where another process has gone; None: it is something else."""
+    from torch import distributed
+
+    first = (str(error).splitlines() or [""])[0]
+    words = ("gloo", "Gloo", "pair closure", "NCCL", "recvValue")
+    known = any(word in first for word in words)
+    if not known and not isinstance(error, distributed.DistError):
+        return None
+    why = re.sub(r"^\[\S+\] ", "", first).partition(". ")[0]  # without torch's file and advice
+    return PeerLostError(
+        f"another process of this command ended or does not answer ({why}): "
+        "run the same command again to go on"
+    )
 
 
-def launched() -> bool:
-    """Whether a launcher (ours, accelerate's, torchrun) started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+def hold_to_parent() -> None:
+    """End with the process that started this one, whatever happens to it.
 
-
-def start(
-    arguments: list[str],
-    *,
-    processes: int | None,
-    device: str | None,
-    share_cores: bool = True,
-) -> None:
-    """Run `sra2 ARGUMENTS` on several processes and exit with its code, if that is asked for.
-
-    Returns in the processes themselves, and where one is enough.
-
-    Args:
-        processes: None for every visible GPU, or one.
-        device: as the user chose it; "cuda:1" is a choice of one.
-        share_cores: whether each gets its part of the cores: where numbers depend on how many
-            threads make them, all of them are for each.
-
-    Raises:
-        SetupError: more processes than GPUs.
+    Torch's launcher (torchrun, accelerate) cannot be held to by its number, as it says none.
     """
-    _hold_to_parent()
-    if launched():
-        return
-    on_gpu = device is None or device.startswith("cuda")
-    gpus = _gpus() if on_gpu and processes != 1 else 0
-    if processes is None:
-        processes = gpus if device in (None, "cuda") and gpus else 1
-    if processes < 1:
-        raise SetupError(f"--processes must be above 0, not {processes}")
-    if processes == 1:
-        return
-    if gpus and processes > gpus:
-        raise SetupError(f"--processes {processes}, but there are {gpus} GPUs here")
-    sys.exit(_launch(arguments, processes, share_cores=share_cores))
-
-
-def _hold_to_parent() -> None:
-    """End with the process that started this one, whatever happens to it."""
     global _started
     parent = os.environ.pop(PARENT, None)
-    if parent is not None:
-        _started = launched()
+    _started = parent is not None and launcher.launched()
+    elastic = launcher.launched() and "TORCHELASTIC_RUN_ID" in os.environ
+    if parent is not None or elastic:
         die_with_parent()
-        if os.getppid() != int(parent):  # it was killed before this line
-            sys.exit(1)
-
-
-def _gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
-
-
-def _launch(arguments: list[str], processes: int, *, share_cores: bool) -> int:
-    """Start the processes with torch's launcher; the exit code of what failed."""
-    import logging
-
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    def stop(number: int, frame: Any) -> None:
-        raise SignalException("asked to stop", sigval=signal.Signals(number))
-
-    for name in ("torch.distributed.elastic", "torch.distributed.run"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # the processes say it better
-    if share_cores:
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # time to save a checkpoint
-    os.environ[PARENT] = str(os.getpid())
-    signal.signal(signal.SIGUSR1, stop)  # the launcher knows the others
-    with tempfile.TemporaryDirectory() as errors:
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=processes,
-            rdzv_backend="c10d",
-            rdzv_endpoint="127.0.0.1:0",
-            local_addr="127.0.0.1",
-            max_restarts=0,
-            run_id=uuid.uuid4().hex,
-            logs_specs=DefaultLogsSpecs(log_dir=errors),
-        )
-        try:
-            elastic_launch(config, sys.executable)("-m", "sra2cli", *arguments)
-            return 0
-        except ChildFailedError as error:
-            return _said(list(error.failures.values()))
-        except (SignalException, KeyboardInterrupt) as error:
-            return 128 + int(getattr(error, "sigval", signal.SIGINT))
-
-
-def _said(failures: list[Any]) -> int:
-    """Print what the processes failed with, once; the exit code.
-
-    The one that lost another only says so where that other was killed without a word.
-    """
-    recorded = [f for f in failures if isinstance(f.message, dict)]
-    own = [f for f in recorded if not f.message["message"].startswith(PeerLostError.__name__)]
-    killed = [f for f in failures if f.exitcode < 0 and f.exitcode != -signal.SIGTERM]
-    said = own or ([] if killed else recorded)
-    for line in dict.fromkeys(f.message["message"].partition(": ")[2] for f in said):
-        print(f"error: {line}", file=sys.stderr)
-    if said:  # by its kind: the process itself may have been ended while it was leaving
-        kind = said[0].message["message"].partition(": ")[0]
-        return SetupError.exit_code if kind == SetupError.__name__ else UserError.exit_code
-    if killed:
-        name = signal.Signals(-killed[0].exitcode).name
-        print(f"error: a process of this command was ended by {name}", file=sys.stderr)
-    first = (killed or failures)[0].exitcode
-    return int(first if first > 0 else 128 - first)
+    if parent is not None and os.getppid() != int(parent):  # it was killed before this line
+        sys.exit(1)
 
 
 def leave_error(error: UserError) -> bool:
-    """Record an error for the process that started this one, which prints it once for all.
+    """Record an error as torch's launchers expect it.
 
-    Returns whether it will.
+    Returns whether another process prints it: the one that started this one prints it once for
+    all; under a launcher of the user's, the first process of each machine does.
     """
-    if not launched():
+    if not launcher.launched():
         return False
-    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-
-    get_error_handler().record_exception(error)
-    return _started
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file:
+        line = f"{type(error).__name__}: {error}"
+        more = {"py_callstack": line, "timestamp": str(int(time.time()))}
+        Path(file).write_text(json.dumps({"message": {"message": line, "extraInfo": more}}))
+    return _started or not launcher.first_here()
 
 
 @contextlib.contextmanager
@@ -211,52 +201,78 @@ def group(device: str) -> Iterator[Group]:
         yield _active
         _active.wait()
         return
-    if not launched():
+    if not launcher.launched():
         yield Group(device=device)
         return
-    from accelerate import PartialState
-
-    options: dict[str, Any] = {"timeout": WAIT}
-    state = PartialState(cpu=device == "cpu", **options)
-    if state.process_index:
+    _active = _join(device)
+    if not _active.main:
         console.silence()
-    _active = Group(state.process_index, state.num_processes, str(state.device))
     yield _active
     _active.wait()
-    state.destroy_process_group()
+    from torch import distributed
+
+    distributed.destroy_process_group()
     _active = None
 
 
-def make_accelerator(group: Group) -> Any:
-    """Accelerate's state, from how the processes were launched; refuses what is not supported."""
-    import torch
-    from accelerate import Accelerator
-    from accelerate.utils import (
-        DistributedDataParallelKwargs,
-        DistributedType,
-        InitProcessGroupKwargs,
-    )
+def _join(device: str) -> Group:
+    """Find the other processes.
 
-    if group.device.startswith("cuda:"):
-        torch.cuda.set_device(group.device)
-    accelerator = Accelerator(
-        cpu=group.device == "cpu",
-        mixed_precision="no",  # the engine's own autocast: the recipe decides
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(timeout=WAIT),
-        ],
-    )
-    if accelerator.distributed_type not in (
-        DistributedType.NO,
-        DistributedType.MULTI_GPU,
-        DistributedType.MULTI_CPU,
-    ):
-        raise SetupError(
-            f"{accelerator.distributed_type} is not supported: launch with accelerate's "
-            "--multi_gpu, and use train.checkpointing where memory is short"
+    Raises:
+        SetupError: the environment says nothing of use.
+        UserError: they did not come.
+    """
+    import torch
+    from torch import distributed
+
+    rank, count, local = launcher.place()
+    backend = "gloo"
+    if device != "cpu":
+        device = f"cuda:{local % torch.cuda.device_count()}"
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    wait = launcher.number(TIMEOUT, WAIT)
+    try:
+        store = _meeting(rank, count, timedelta(seconds=min(wait, START)))
+        distributed.init_process_group(
+            backend, store=store, rank=rank, world_size=count, timeout=timedelta(seconds=wait)
         )
-    return accelerator
+    except RuntimeError as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise UserError(
+            f"the {count} processes (WORLD_SIZE) did not meet at {where} (MASTER_ADDR, "
+            f"MASTER_PORT): {str(error).splitlines()[0]}"
+        ) from None
+    return Group(rank, count, device)
+
+
+def _meeting(rank: int, count: int, wait: timedelta) -> "Store":
+    """By what the processes find each other: a private file, or what a launcher says."""
+    from torch import distributed
+
+    file = os.environ.get(launcher.MEETING)
+    if file is not None:
+        return distributed.FileStore(file, count)  # type: ignore[attr-defined]
+    if "TORCHELASTIC_RUN_ID" not in os.environ and not rank:
+        console.say(f"waiting for {count} processes, as WORLD_SIZE={count} says")
+    found = distributed.rendezvous("env://", timeout=wait)  # type: ignore[attr-defined]
+    store: Store = next(iter(found))[0]
+    return store
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)  # type: ignore[untyped-decorator]
+def _lost_memory(number: int) -> None:
+    os.write(2, f"error: {LOST_MEMORY}\n".encode())
+    os._exit(UserError.exit_code)
+
+
+def say_lost_memory() -> None:
+    """Have one line said where a mapped file is truncated, which ends a process without a word.
+
+    Python's own handlers never come to run: the processor goes back to what it could not read.
+    """
+    if not launcher.launched():  # else the process that started this one says it
+        ctypes.CDLL(None).signal(int(signal.SIGBUS), _lost_memory)
 
 
 def die_with_parent() -> None:

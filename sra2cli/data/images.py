@@ -1,6 +1,8 @@
 """Decoding images, and the ADM centre crop that all papers of this family use."""
 
 import io
+import math
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -8,22 +10,48 @@ from PIL import Image, UnidentifiedImageError
 
 from sra2cli.core.errors import DataError
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+try:
+    import simplejpeg
+except ImportError:  # then damage inside a JPEG is not seen
+    simplejpeg = None
+
+FORMATS = {  # that are opened, whatever a file is called: no other decoder, nor program, is asked
+    "JPEG": {".jfif", ".jpe", ".jpeg", ".jpg"},
+    "PNG": {".png"},
+    "WEBP": {".webp"},
+    "AVIF": {".avif"},
+    "JPEG2000": {".j2c", ".j2k", ".jp2", ".jpc", ".jpf", ".jpx"},
+    "GIF": {".gif"},
+    "BMP": {".bmp"},
+    "TIFF": {".tif", ".tiff"},
+    "PPM": {".pbm", ".pfm", ".pgm", ".pnm", ".ppm"},
+}
+SUFFIXES = set().union(*FORMATS.values())
+SEES_DAMAGE = simplejpeg is not None
 PIXELS = 180_000_000  # of the largest image that is opened: about 2 GB while it is decoded
+COPIES = {"WEBP": 2, "JPEG2000": 2}  # as much again, held by the decoder
+BITS, PHOTOMETRIC, SAMPLES, SIGNED = 258, 262, 339, 2  # tags of a TIFF; a value of the third
+
+
+@cache
+def formats() -> list[str]:
+    """Those of FORMATS that this Pillow was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def decode_image(data: bytes, resolution: int | None = None) -> np.ndarray:
     """An encoded image as (H, W, 3) uint8, centre-cropped to `resolution` if given.
 
-    As ADM does: EXIF rotation is ignored, alpha dropped, the first frame taken. 16-bit images are
-    scaled to 8 bits instead of clipped. The content decides, not the name.
+    As ADM does: EXIF rotation is ignored, alpha dropped, the first frame taken. Other depths than
+    8 bits are scaled as `to_rgb` says. The content decides, not the name.
 
     Raises:
         DataError: what is wrong with the image.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > PIXELS:
+        with Image.open(io.BytesIO(data), formats=formats()) as image:
+            if image.width * image.height * COPIES.get(image.format or "", 1) > PIXELS:
                 raise DataError(f"too large to open safely ({image.width}x{image.height})")
             image.load()
             rgb = to_rgb(image)
@@ -40,6 +68,20 @@ def decode_image(data: bytes, resolution: int | None = None) -> np.ndarray:
         raise DataError(" ".join(str(error).split()) or type(error).__name__) from None
 
 
+def refuse_damaged_jpeg(data: bytes) -> None:
+    """DataError where libjpeg warns of damage inside a JPEG, which PIL keeps to itself.
+
+    Not asked of images that are judged: real references hold some with a few bytes too many.
+    """
+    if not SEES_DAMAGE or not data.startswith(b"\xff\xd8"):
+        return
+    try:
+        simplejpeg.decode_jpeg(data, "GRAY", fastdct=True, fastupsample=True)
+    except ValueError as error:
+        if "Corrupt JPEG data" in str(error):  # else a kind of JPEG that simplejpeg does not know
+            raise DataError(str(error)) from None
+
+
 def read_image(path: Path, resolution: int | None = None) -> np.ndarray:
     """`decode_image` of a file; DataError where it cannot be read at all."""
     try:
@@ -50,11 +92,52 @@ def read_image(path: Path, resolution: int | None = None) -> np.ndarray:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL image as 8-bit RGB; 16-bit greys are scaled to 8 bits, not clipped."""
-    if image.mode.startswith("I"):  # I;16, I;16B, I: PIL would clip these at 255
-        values = np.asarray(image).astype(np.int64).clip(0, 65535)
-        image = Image.fromarray((values // 257).astype(np.uint8))
-    return image.convert("RGB")
+    """Any PIL image as 8-bit RGB. Greys of other depths are scaled by what the format says of black
+    and white, which PIL would clip at 255.
+
+    Raises:
+        DataError: numbers of which it does not say.
+    """
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    bits = tags.get(BITS, (16,))[0]
+    if bits <= 16 and tags.get(SAMPLES, (1,))[0] == SIGNED:
+        raise DataError("signed integers of unknown range")
+    if image.mode.startswith("I"):  # I;16, I;16B, I
+        levels = integer_levels(np.asarray(image), bits)
+    elif image.mode == "F":
+        if image.info.get("scale", 1) != 1:  # of a PFM
+            raise DataError(f"float image of unknown range (scale {image.info['scale']:g})")
+        levels = float_levels(np.asarray(image))
+    else:
+        return image.convert("RGB")
+    if tags.get(PHOTOMETRIC) == 0:  # white is zero: PIL sees to it up to 8 bits
+        levels = 255 - levels
+    return Image.fromarray(levels).convert("RGB")
+
+
+def integer_levels(values: np.ndarray, bits: int) -> np.ndarray:
+    """Whole numbers of so many bits as uint8; DataError for more than 16, unless they fill 16."""
+    if bits > 16:
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or not 1 << 15 <= high < 1 << 16:
+            raise DataError(f"{bits}-bit integers of unknown range ({low} to {high})")
+        bits = 16
+    return (values.astype(np.uint32) * 255 // ((1 << bits) - 1)).astype(np.uint8)
+
+
+def float_levels(values: np.ndarray) -> np.ndarray:
+    """Floats from 0 (black) to 1 (white), or whole numbers up to 255, as uint8.
+
+    Raises:
+        DataError: others: what is white cannot be told.
+    """
+    low, high = float(values.min()), float(values.max())
+    if not math.isfinite(low + high):
+        raise DataError("float image with numbers that are not finite")
+    levels = np.rint(values * np.float32(255))
+    if low < 0 or high > 255 or (levels.max() > 255 and (values != np.rint(values)).any()):
+        raise DataError(f"float image of unknown range ({low:g} to {high:g}, not 0 to 1)")
+    return (levels if levels.max() <= 255 else values).astype(np.uint8)
 
 
 def center_crop(image: Image.Image, resolution: int) -> np.ndarray:

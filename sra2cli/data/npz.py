@@ -5,28 +5,32 @@ Images are read and written one by one: 50,000 of 256x256 take 9.8 GB.
 
 import contextlib
 import hashlib
-import json
+import math
 import os
 import zipfile
-import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from sra2cli.config.reading import json_of
 from sra2cli.core.errors import DataError, SetupError
 
+DENSEST = 1100  # deflate packs at most so many bytes into one
+ROUNDED = 1e-5  # of a covariance's largest value: what it may be off by
 IMAGES, LABELS, META = "arr_0", "arr_1", "meta"
 
 
 @contextlib.contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Turn what a damaged file makes zipfile and numpy raise into one line."""
+    """Turn what a damaged file makes zipfile and numpy raise, which may be anything, into one
+    line."""
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:160]
+    except Exception as error:
+        reason = " ".join(f"{error or type(error).__name__}".split())[:160]
         raise DataError(f"{path}: {what} cannot be read: {reason}") from None
 
 
@@ -39,12 +43,19 @@ def keys_of(path: Path) -> set[str]:
     if not path.is_file():
         raise SetupError(f"no file {path}")
     with reading(path, "it"), zipfile.ZipFile(path) as file:
-        return {name.removesuffix(".npy") for name in file.namelist()}
+        names = file.namelist()
+        twice = next((name for name, count in Counter(names).items() if count > 1), None)
+        if twice is not None:
+            raise ValueError(f"it holds {twice.removesuffix('.npy')} twice")
+        return {name.removesuffix(".npy") for name in names}
 
 
 @contextlib.contextmanager
-def _member(path: Path, key: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype[Any]]]:
-    """An array as a stream of bytes behind its header, with shape and dtype."""
+def _member(
+    path: Path, key: str
+) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype[Any], bool]]:
+    """An array as a stream of bytes behind its header, with shape, dtype, and whether its axes are
+    in Fortran's order; ValueError where it does not hold as many bytes as they say."""
     with zipfile.ZipFile(path) as file, file.open(f"{key}.npy") as stream:
         version = np.lib.format.read_magic(stream)
         if version == (1, 0):
@@ -53,15 +64,20 @@ def _member(path: Path, key: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], 
             shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
         else:
             raise ValueError(f"unknown version {version} of the format")
-        if fortran and len(shape) > 1:
-            raise ValueError("its axes are stored in Fortran's order")
-        yield stream, shape, dtype
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects")
+        size = math.prod(shape) * dtype.itemsize
+        there = file.getinfo(f"{key}.npy").file_size - stream.tell()
+        if min(shape, default=0) < 0 or size != there or size > DENSEST * path.stat().st_size:
+            raise ValueError(f"it holds {there:,} bytes, not the {size:,} of {dtype} {shape}")
+        yield stream, shape, dtype, fortran and len(shape) > 1
 
 
 def image_shape(path: Path) -> tuple[int, int, int, int]:
     """(N, H, W, 3) of the images in a file; DataError if `arr_0` is not uint8 NHWC."""
-    with reading(path, IMAGES), _member(path, IMAGES) as (_, shape, dtype):
-        pass
+    with reading(path, IMAGES), _member(path, IMAGES) as (_, shape, dtype, fortran):
+        if fortran:
+            raise ValueError("its axes are stored in Fortran's order")
     if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
         raise DataError(f"{path}: arr_0 must be uint8 (N, H, W, 3), not {dtype} {shape}")
     return shape[0], shape[1], shape[2], shape[3]
@@ -71,7 +87,7 @@ def images(path: Path) -> Iterator[np.ndarray]:
     """The images (H, W, 3) of a file in order, one in memory at a time."""
     count, *shape = image_shape(path)
     size = int(np.prod(shape))
-    with reading(path, IMAGES), _member(path, IMAGES) as (stream, _, _):
+    with reading(path, IMAGES), _member(path, IMAGES) as (stream, *_):
         for index in range(count):
             data = stream.read(size)
             if len(data) < size:
@@ -85,14 +101,16 @@ def labels(path: Path, count: int) -> list[int] | None:
         return None
     array = _array(path, LABELS)
     whole = array.shape == (count,) and np.issubdtype(array.dtype, np.integer)
-    return array.tolist() if whole else None
+    return array.tolist() if whole and array.min() >= 0 else None
 
 
 def statistics(path: Path, suffix: str, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean (D,) and covariance (D, D) under mu and sigma + suffix, float64.
 
     Raises:
-        DataError: one is missing, of another type or shape, not finite, or no covariance.
+        DataError: one is missing, of another type or shape, not finite, or no covariance: not
+            symmetric, or with an eigenvalue below -1e-5 times its largest value, which is more
+            than float32 rounds away.
     """
     names = f"mu{suffix}", f"sigma{suffix}"
     found = []
@@ -108,9 +126,16 @@ def statistics(path: Path, suffix: str, width: int) -> tuple[np.ndarray, np.ndar
             raise DataError(f"{path}: {name} holds values that are not finite")
         found.append(array.astype(np.float64))
     mean, covariance = found
-    largest = np.abs(covariance).max()
-    if np.abs(covariance - covariance.T).max() > 1e-5 * largest or covariance.diagonal().min() < 0:
-        raise DataError(f"{path}: {names[1]} is not a covariance: it must be symmetric, >= 0")
+    off = max(ROUNDED * np.abs(covariance).max(), np.finfo(np.float64).tiny)
+    try:
+        if np.abs(covariance - covariance.T).max() > off:
+            raise np.linalg.LinAlgError
+        np.linalg.cholesky(covariance + off * np.eye(width))  # quicker than all eigenvalues
+    except np.linalg.LinAlgError:
+        raise DataError(
+            f"{path}: {names[1]} is not a covariance: it must be symmetric, without a negative "
+            "variance in any direction"
+        ) from None
     return mean, covariance
 
 
@@ -119,10 +144,10 @@ def meta(path: Path) -> dict[str, Any]:
     if META not in keys_of(path):
         return {}
     try:
-        about = json.loads(str(_array(path, META)))
+        about: dict[str, Any] = json_of(str(_array(path, META)), dict[str, Any])
     except ValueError:
         return {}
-    return about if isinstance(about, dict) else {}
+    return about
 
 
 def sha256(path: Path) -> str:
@@ -132,8 +157,9 @@ def sha256(path: Path) -> str:
 
 
 def _array(path: Path, key: str) -> np.ndarray:
-    with reading(path, key), np.load(path, allow_pickle=False) as file:
-        return np.asarray(file[key])
+    with reading(path, key), _member(path, key) as (stream, shape, dtype, fortran):
+        data = stream.read(math.prod(shape) * dtype.itemsize)
+        return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 class Writer:

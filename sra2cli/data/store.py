@@ -7,6 +7,7 @@ Data sets (N rows, one per source image, in source order)
     any other row set that `extra` declares
     labels    (N,) int64              -1 without labels
     state     (N,) uint8              0 not written, 1 good, 2 rejected
+    contents  (N,) uint64             size << 32 | CRC-32 of the encoded image; 0: not read
     names     (N,) utf-8              path of the image in its source
 Readers see the rows whose state is 1, in order. Attributes: `StoreInfo`, plus format, count,
 checksums and complete. Rows are read through a memory map at the data set's offset: no HDF5 handle
@@ -22,52 +23,24 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Literal
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
+from sra2cli.config.reading import read_record
 from sra2cli.core import console
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.data.store_info import decode_info, encode_info
+from sra2cli.data.store_info import encode_info
+from sra2cli.data.store_layout import DAMAGE, Extent, open_hdf5, read_layout
 
 FORMAT = "sra2-latents"
 VERSION = 2
 TODO, GOOD, REJECTED = 0, 1, 2
 BLOCK = 1 << 24  # bytes of a data set that are hashed together
 SLOW = 1e9  # bytes/s: below it rows come from a disk, and are asked for ahead
-
-
-@dataclass(frozen=True)
-class Extent:
-    """Where a contiguous data set lies in the file."""
-
-    offset: int
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    @classmethod
-    def of(cls, dataset: h5py.Dataset) -> "Extent":
-        offset = dataset.id.get_offset()
-        if offset is None:
-            raise ValueError(f"data set {dataset.name} is not contiguous")
-        return cls(offset, dataset.shape, dataset.dtype)
-
-    @property
-    def row_bytes(self) -> int:
-        return math.prod(self.shape[1:]) * self.dtype.itemsize
-
-    @property
-    def nbytes(self) -> int:
-        return self.shape[0] * self.row_bytes
-
-    def map(self, path: Path, mode: Literal["r", "r+"]) -> np.ndarray:
-        return np.memmap(path, self.dtype, mode, offset=self.offset, shape=self.shape)
 
 
 class Store:
@@ -97,22 +70,27 @@ class Store:
                         f"{path} has format version {f.attrs['format_version']}, this sra2 reads "
                         f"{VERSION}: extract again, or use the sra2 that made it"
                     )
-                if not f.attrs.get("complete", False):
+                if f.attrs.get("complete") not in (True,):
                     raise DataError(f"{path} is incomplete: run extract again")
-                self.info = decode_info(f.attrs)
-                state = f["state"][:]
-                self.rows = np.flatnonzero(state == GOOD)
-                self.all_labels = f["labels"][:]
-                self.labels = self.all_labels[self.rows]
-                self.all_names = read_names(f)
-                self.names = [self.all_names[row] for row in self.rows]
-                self.rejected = [self.all_names[row] for row in np.flatnonzero(state == REJECTED)]
-                self.checksums: dict[str, str] = json.loads(f.attrs["checksums"])
+                layout = read_layout(f)
+                self.checksums = read_record(dict[str, str], json.loads(f.attrs["checksums"]))
+                count = int(f.attrs["count"])
                 self.identity = _identity(path)
-                self.extents = {k: Extent.of(f[k]) for k in self.info.row_sets()}
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
+        except DAMAGE as error:
             reason = " ".join(str(error).split())[:160]
             raise DataError(f"{path} is truncated or not a latent store: {reason}") from None
+        self.info, self.all_names, self.all_labels = layout.info, layout.names, layout.labels
+        self.rows = np.flatnonzero(layout.state == GOOD)
+        self.labels = self.all_labels[self.rows]
+        self.names = [self.all_names[row] for row in self.rows]
+        rejected = np.flatnonzero(layout.state == REJECTED)
+        self.rejected = [self.all_names[row] for row in rejected]
+        if not 0 < len(self.rows) == count == len(layout.state) - len(rejected):
+            raise DataError(
+                f"{path} is damaged: it says {count} images, and {len(self.rows)} of "
+                f"{len(layout.state)} are there"
+            )
+        self.extents = {name: layout.extents[name] for name in self.info.row_sets()}
         self._rows = {name: MappedRows(path, extent) for name, extent in self.extents.items()}
 
     def __len__(self) -> int:
@@ -252,10 +230,11 @@ def checksums(
         stop: once it is set, nothing more is read, and what is returned means nothing.
     """
     with open_hdf5(path) as f:
-        names = "\0".join(read_names(f)).encode("utf-8", "surrogateescape")
-        about = {k: v for k, v in encode_info(decode_info(f.attrs)).items() if k != "encode_batch"}
-        sets = {"labels", "state"} if small else set(f) - {"names"}
-        extents = {k: Extent.of(f[k]) for k in sorted(sets)}
+        layout = read_layout(f)
+    names = "\0".join(layout.names).encode("utf-8", "surrogateescape")
+    about = {k: v for k, v in encode_info(layout.info).items() if k != "encode_batch"}
+    sets = {"labels", "state"} if small else layout.extents
+    extents = {k: layout.extents[k] for k in sorted(sets)}
     blocks = [(k, at) for k, e in extents.items() for at in range(0, e.nbytes, BLOCK)]
     found = {k: hashlib.blake2b(digest_size=16) for k in extents}
     with (
@@ -279,13 +258,3 @@ def checksums(
     text = json.dumps(about, sort_keys=True).encode()
     sums["attributes"] = hashlib.blake2b(text, digest_size=16).hexdigest()
     return {**sums, "names": hashlib.blake2b(names, digest_size=16).hexdigest()}
-
-
-def open_hdf5(path: Path) -> h5py.File:
-    """For reading, without HDF5's own lock: network disks have none, and readers need none."""
-    return h5py.File(path, "r", locking=False)
-
-
-def read_names(f: h5py.File) -> list[str]:
-    """Names of all rows; file names need not be valid UTF-8."""
-    return [n.decode("utf-8", "surrogateescape") for n in f["names"][:]]

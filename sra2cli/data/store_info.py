@@ -3,63 +3,85 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any, Literal
 
 import numpy as np
 
 from sra2cli import __version__
-from sra2cli.encoders.first_stage import Scale
+from sra2cli.config.checks import Count, Flag, Natural, Number, Positive, settings
+from sra2cli.config.reading import read_record
 
 StoredType = Literal["float32", "float16"]
 CLASS_FEATURE = "class_feature"  # name of the rows of an image encoder's class token
+RowType = Literal["float64", "float32", "float16", "int64", "int32", "int16", "uint8", "bool"]
+MOST = 1 << 20  # images encoded together
+Scales = Positive | tuple[Positive, ...]  # one number for each channel, or one for all
+Shifts = Number | tuple[Number, ...]
+
+MAY_LACK = ("choice", "extra")  # left out where they say nothing
+FREE = (
+    "tool",
+    "choice",
+    "vae",
+    "encoder",
+    "encode_batch",
+)  # may differ between stores of the same numbers
 
 
-FREE = ("tool", "vae", "encoder", "encode_batch")  # may differ between stores of the same numbers
-
-
-@dataclass(frozen=True)
+@settings
 class RowSet:
     """Rows of one kind, one an image. shape: of a row. made_by, fingerprint: of what made them.
 
     mirrored: whether the mirrored images of a store have rows of their own.
     """
 
-    shape: tuple[int, ...]
-    dtype: str
+    shape: tuple[Count, ...]
+    dtype: RowType
     made_by: str
     fingerprint: str
-    mirrored: bool = True
+    mirrored: Flag = True
 
 
-@dataclass(frozen=True)
+@settings
 class StoreInfo:
     """What identifies a store: everything that changes its numbers, and how to read them."""
 
     vae: str
     vae_fingerprint: str
-    scale: Scale  # one number for each channel, or one for all
-    shift: Scale
-    channels: int
-    latent: int  # side of the latent
-    resolution: int  # side of the image
-    classes: int  # 0: no labels
+    scale: Scales
+    shift: Shifts
+    channels: Count
+    latent: Count  # side of the latent
+    resolution: Count  # side of the image
+    classes: Natural  # 0: no labels
     class_names: list[str] = field(default_factory=list)
     crop: str = "adm-center"
     image_range: str = "[-1, 1]"
     moments: str = "mean,std"
     dtype: StoredType = "float32"  # of the moments
     encode_precision: str = "fp32"
-    encode_batch: int = 0  # images encoded together while it is written, so that it can go on
-    mirrored: bool = False  # also holds the moments (and features) of the mirrored images
+    encode_batch: Natural = 0  # images encoded together while it is written, so that it can go on
+    mirrored: Flag = False  # also holds the moments (and features) of the mirrored images
     encoder: str = ""  # "": no features
     encoder_fingerprint: str = ""
-    feature_tokens: int = 0  # T
-    feature_width: int = 0  # F
-    feature_dtype: str = "float16"
+    feature_tokens: Natural = 0  # T
+    feature_width: Natural = 0  # F
+    feature_dtype: StoredType = "float16"
     tool: str = f"sra2 {__version__}"
 
+    choice: dict[str, str] = field(default_factory=dict)  # how the source was read, where several
     extra: dict[str, RowSet] = field(default_factory=dict)  # beside moments and features
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "shift"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != self.channels:
+                raise ValueError(f"{name} holds {len(value)} numbers for {self.channels} channels")
+        if self.encode_batch > MOST:
+            raise ValueError(f"encode_batch is {self.encode_batch}, above {MOST}")
+        if self.class_names and len(self.class_names) != self.classes:
+            raise ValueError(f"{len(self.class_names)} names of {self.classes} classes")
 
     @property
     def sets(self) -> dict[str, RowSet]:
@@ -87,15 +109,8 @@ class StoreInfo:
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "StoreInfo":
-        """From what `asdict` gave and JSON kept."""
-        plain = dict(values)
-        for key in ("scale", "shift"):
-            plain[key] = tuple(v) if isinstance(v := plain[key], list) else v
-        rows = {
-            name: RowSet(**{**made, "shape": tuple(made["shape"])})
-            for name, made in plain.pop("extra", {}).items()
-        }
-        return cls(**plain, extra=rows)
+        """From what `asdict` gave and JSON kept; ValueError, one line, where it is not that."""
+        return read_record(cls, dict(values))
 
     def differs(self, other: "StoreInfo") -> list[str]:
         """Names of the settings in which two stores differ, those in `FREE` aside."""
@@ -107,18 +122,20 @@ def encode_info(info: StoreInfo) -> dict[str, Any]:
     """As attributes; what a store has none of is left out, as stores of before had it."""
     values = asdict(info)
     values["class_names"] = json.dumps(values["class_names"])
-    extra = values.pop("extra")
-    return {**values, **({"extra": json.dumps(extra)} if extra else {})}
+    for key in MAY_LACK:
+        values[key] = json.dumps(values[key]) if values[key] else None
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def decode_info(attributes: Mapping[str, Any]) -> StoreInfo:
-    """From attributes."""
-    values = {
-        k: attributes[k] for k in StoreInfo.__dataclass_fields__ if k in attributes or k != "extra"
-    }
+    """From attributes; KeyError or ValueError where they are not those of a store."""
     plain = {
-        k: v.tolist() if isinstance(v, np.generic | np.ndarray) else v for k, v in values.items()
+        k: v.tolist() if isinstance(v, np.generic | np.ndarray) else v
+        for k in StoreInfo.__dataclass_fields__
+        if k in attributes or k not in MAY_LACK
+        for v in [attributes[k]]
     }
-    plain["class_names"] = json.loads(plain["class_names"])
-    plain["extra"] = json.loads(plain.get("extra", "{}"))
+    for key in ("class_names", *MAY_LACK):
+        if key in plain:
+            plain[key] = json.loads(plain[key])
     return StoreInfo.from_plain(plain)

@@ -24,12 +24,10 @@ from sra2cli.data.store import (
     REJECTED,
     TODO,
     VERSION,
-    Extent,
     checksums,
-    open_hdf5,
-    read_names,
 )
-from sra2cli.data.store_info import StoreInfo, decode_info, encode_info
+from sra2cli.data.store_info import StoreInfo, encode_info
+from sra2cli.data.store_layout import DAMAGE, Layout, open_hdf5, read_layout
 
 
 def partial_file(path: Path) -> Path:
@@ -45,6 +43,7 @@ class StoreWriter:
 
     Attributes:
         info: of the file; its encode_batch is that of the process that began it.
+        contents: (N,) uint64, what tells of each image whether it has changed.
 
     Raises:
         SetupError: a finished store is there, a partial one of something else, or one in use.
@@ -59,18 +58,20 @@ class StoreWriter:
         *,
         create: bool = True,
     ):
-        self.path = path
+        self.path, self.names = path, names
         self.partial = partial_file(path)
         if path.exists():
             raise SetupError(f"{path} exists: remove it or choose another --out")
         if create and not self.partial.exists():
             self._create(info, names, labels)
         self._lock = self._locked() if create else None
-        self.info = self._check_same(info, names, labels)
-        with open_hdf5(self.partial) as f:
-            extents = {k: Extent.of(f[k]) for k in (*self.info.row_sets(), "state")}
-        self._sets = {k: e.map(self.partial, "r+") for k, e in extents.items()}
+        layout = self._check_same(info, names, labels)
+        self.info = layout.info
+        sets = {*self.info.row_sets(), "state", "contents"} & set(layout.extents)
+        self._sets = {k: layout.extents[k].map(self.partial, "r+") for k in sets}
         self._state = self._sets.pop("state")
+        unknown = np.zeros(len(names), np.uint64)  # in a partial store of before
+        self.contents = self._sets.pop("contents", unknown)
 
     def _create(self, info: StoreInfo, names: Sequence[str], labels: Sequence[int]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,19 +99,16 @@ class StoreWriter:
             raise SetupError(f"{self.path} was finished by another extraction just now: run again")
         return handle
 
-    def _check_same(
-        self, info: StoreInfo, names: Sequence[str], labels: Sequence[int]
-    ) -> StoreInfo:
-        found = info
+    def _check_same(self, info: StoreInfo, names: Sequence[str], labels: Sequence[int]) -> Layout:
         try:
             with open_hdf5(self.partial) as f:
-                found = decode_info(f.attrs)
-                differ = found.differs(info)
-                if read_names(f) != list(names):
-                    differ.append("images")
-                elif f["labels"][:].tolist() != list(labels):
-                    differ.append("labels")
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError):
+                layout = read_layout(f)
+            differ = layout.info.differs(info)
+            if layout.names != list(names):
+                differ.append("images")
+            elif layout.labels.tolist() != list(labels):
+                differ.append("labels")
+        except DAMAGE:
             differ = ["layout"]
         if differ:
             self.close()
@@ -118,20 +116,33 @@ class StoreWriter:
                 f"{self.partial} was begun with other settings ({', '.join(differ)}): "
                 "remove it or choose another --out"
             )
-        return found
+        return layout
 
     @property
     def state(self) -> np.ndarray:
         """State of each row: 0 not written, 1 good, 2 rejected."""
         return np.array(self._state)
 
+    def forget(self, rows: Sequence[int]) -> None:
+        """Rows that are to be written anew, as if they never were."""
+        for values in (self._state, self.contents, *self._sets.values()):
+            values[list(rows)] = 0
+            _flush(values)
+
     def write(
-        self, rows: Sequence[int], values: Mapping[str, np.ndarray], rejected: Sequence[int] = ()
+        self,
+        rows: Sequence[int],
+        values: Mapping[str, np.ndarray],
+        rejected: Sequence[int] = (),
+        contents: Mapping[int, int] | None = None,
     ) -> None:
         """Write every data set of these rows, (len(rows), …), then mark the rows.
 
         The data reach the disk before the mark does: not even a power cut marks a row that is not
         there.
+
+        Args:
+            contents: what tells whether an image has changed, by row; without it is looks changed.
 
         Raises:
             DataError: moments that are not finite.
@@ -139,18 +150,37 @@ class StoreWriter:
         for name, rows_of in self._sets.items():
             if not len(rows):
                 break
-            stored = values[name].astype(rows_of.dtype)
+            with np.errstate(over="ignore"):
+                stored = values[name].astype(rows_of.dtype)
             if not np.isfinite(stored).all():
-                raise DataError(
-                    f"the VAE or encoder gives {name} that are not finite in "
-                    f"{self.info.encode_precision}, stored as {rows_of.dtype}: encode with "
-                    "--precision fp32 and --dtype float32 into a new --out"
-                )
+                raise DataError(self._not_finite(name, rows, values[name], stored))
             rows_of[rows] = stored
             _flush(rows_of)
+        for row, content in (contents or {}).items():
+            self.contents[row] = content
         self._state[rows] = GOOD
         self._state[list(rejected)] = REJECTED
         _flush(self._state)
+
+    def _not_finite(
+        self, name: str, rows: Sequence[int], values: np.ndarray, stored: np.ndarray
+    ) -> str:
+        """Which image it is, and what the fault may be."""
+        bad = next(i for i in range(len(rows)) if not np.isfinite(stored[i]).all())
+        image = self.names[rows[bad]]
+        if np.isfinite(values[bad]).all():
+            highest = float(np.abs(values[bad]).max())
+            return (
+                f"{image}: its {name} reach {highest:.3g}, more than {stored.dtype} holds: "
+                "choose --dtype float32 and a new --out"
+            )
+        precision = self.info.encode_precision
+        cause = "weights with NaN or infinity in the VAE or encoder"
+        if values.dtype == np.float16:
+            cause += ", or more than float16 holds"
+        if precision not in ("fp32", "imported"):
+            cause += f", or numbers too large for {precision}: choose --precision fp32"
+        return f"{image}: its {name} are not finite ({cause})"
 
     def finish(self) -> None:
         """Checksum the data, mark the store complete and give it its name.
@@ -164,7 +194,8 @@ class StoreWriter:
         if not good:
             self.discard()
             raise DataError("no image could be read: no store was written")
-        del self._sets, self._state
+        _flush(self.contents)
+        del self._sets, self._state, self.contents
         sums = json.dumps(checksums(self.partial, "checksums"))
         with h5py.File(self.partial, "r+", locking=False) as f:
             f.attrs.modify("count", good)
@@ -193,6 +224,12 @@ def _room(info: StoreInfo) -> int:
     return max(512, 64 * (len(info.row_sets()) + 4))
 
 
+def contents_of(path: Path) -> np.ndarray | None:
+    """`contents` of a finished store; None in those of before, which had none."""
+    with open_hdf5(path) as f:
+        return f["contents"][:] if "contents" in f else None
+
+
 def lay_out(path: Path, info: StoreInfo, names: Sequence[str], labels: Sequence[int]) -> None:
     """Every data set at its full size, and its bytes reserved on the disk.
 
@@ -203,6 +240,7 @@ def lay_out(path: Path, info: StoreInfo, names: Sequence[str], labels: Sequence[
         for name, rows in info.row_sets().items():
             _allocate(f, name, (count, *rows.shape), rows.dtype)
         _allocate(f, "state", (count,), "uint8")
+        _allocate(f, "contents", (count,), "uint64")
         _allocate(f, "labels", (count,), "int64")
         f["labels"][:] = np.asarray(labels, dtype=np.int64)
         f.create_dataset("names", data=[n.encode("utf-8", "surrogateescape") for n in names])
@@ -224,5 +262,5 @@ def _allocate(f: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> No
 
 
 def _flush(rows: np.ndarray) -> None:
-    assert isinstance(rows, np.memmap)
-    rows.flush()
+    if isinstance(rows, np.memmap):
+        rows.flush()

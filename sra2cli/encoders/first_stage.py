@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sra2cli.core.errors import SetupError
+from sra2cli.core.errors import DataError, SetupError
 
 Rounding = Literal["truncate", "nearest"]
 EncodePrecision = Literal["fp32", "bf16", "fp16"]
@@ -111,7 +111,15 @@ def to_uint8(x: Tensor, rounding: Rounding = "truncate") -> np.ndarray:
     """Images (B, 3, H, W) in [-1, 1] → (B, H, W, 3) uint8.
 
     "truncate" is REPA's and SRA's 255 * (x + 1) / 2, cut off; "nearest" rounds it.
+
+    Raises:
+        DataError: values that are not finite, which would come out black.
     """
+    if not bool(x.isfinite().all()):
+        raise DataError(
+            "decoded images are not finite: are the weights of the VAE whole, and do the latents "
+            "belong to it? (--vae)"
+        )
     x = ((x + 1) / 2).clamp(0, 1) * 255
     x = x.round() if rounding == "nearest" else x
     return x.permute(0, 2, 3, 1).to("cpu", torch.uint8).numpy()

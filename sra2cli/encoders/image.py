@@ -1,19 +1,27 @@
 """Frozen image encoders, the targets of REPA: DINOv2, or any ViT that transformers can load."""
 
 import inspect
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sra2cli.core.errors import SetupError
 from sra2cli.core.files import weights_fingerprint
+from sra2cli.core.finite import check_finite
+from sra2cli.encoders.whole import check_whole
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+UNUSED = re.compile(  # by names: what tokens after the final norm do not go through
+    r"(.*\.)?(pooler\..*|mask_token|position_ids)|"
+    r"(head|classifier|cls_classifier|distillation_classifier|lm_head|decoder)\..*"
+)
+VISION = "vision_model"  # CLIP and SigLIP hold one beside their other half
 RESAMPLED = ("Dinov2Model", "Dinov2WithRegistersModel")  # take a table of any size as it is
 
 
@@ -23,15 +31,28 @@ class Encoder:
     As REPA: x / 255, ImageNet mean and std, *then* bicubic without antialias to the size that gives
     `side` x `side` patches (224 for 16 x 16 patches of 14); its position table is resampled once.
 
-    Attributes: width: F. patch: of the encoder. fingerprint: hash of its weights.
+    Args:
+        missing: names of weights of no use that its file does not hold.
+
+    Attributes: width: F. patch: of the encoder. fingerprint: hash of its weights as loaded.
     """
 
-    def __init__(self, name: str, model: Any, *, side: int, device: torch.device):
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        *,
+        side: int,
+        device: torch.device,
+        missing: Collection[str] = (),
+    ):
         self.name, self.side, self.device = name, side, device
         self.model = model.to(device).eval().requires_grad_(False)
         self.patch = int(self.model.config.patch_size)
         self.width = int(self.model.config.hidden_size)
-        self.fingerprint = weights_fingerprint(model.state_dict())
+        loaded = {k: v for k, v in model.state_dict().items() if k not in missing}
+        check_finite(loaded, f"the encoder '{name}'")
+        self.fingerprint = weights_fingerprint(loaded)
         resampled = resample_positions(self.model, side)
         knows = "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters
         self.options = {"interpolate_pos_encoding": True} if knows and not resampled else {}
@@ -57,7 +78,9 @@ def load_encoder(
         side: patches along a side of the image; the network's tokens along a side of its latent.
 
     Raises:
-        SetupError: transformers is missing, or there is no such encoder.
+        SetupError: transformers is missing, there is no such encoder, or its weights are not
+            complete.
+        DataError: weights that are not finite.
     """
     try:
         from transformers import AutoModel
@@ -65,22 +88,32 @@ def load_encoder(
     except ImportError:
         raise SetupError("REPA's encoder needs transformers: pip install 'sra2[repa]'") from None
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     local = Path(name).is_dir()
     try:
-        model = AutoModel.from_pretrained(
-            name, local_files_only=local or offline, torch_dtype=torch.float32
+        whole, loaded = AutoModel.from_pretrained(
+            name,
+            local_files_only=local or offline,
+            torch_dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, with their names
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # of a damaged file its readers raise anything
         reason = " ".join(str(error).split())[:200]
         raise SetupError(
             f"cannot load the encoder '{name}': {reason}; give a hub name or a folder with "
             "config.json and its weights"
         ) from None
-    model = getattr(model, "vision_model", model)  # CLIP and SigLIP hold one
+    model = getattr(whole, VISION, whole)
+    prefix = "" if model is whole else f"{VISION}."
+    keys = {*loaded["missing_keys"], *loaded["unexpected_keys"]}
+    unused = {k for k in keys if not k.startswith(prefix) or UNUSED.fullmatch(k[len(prefix) :])}
+    check_whole(f"the encoder '{name}'", loaded, unused=unused)
     missing = [k for k in ("patch_size", "hidden_size") if not hasattr(model.config, k)]
     if missing:
         raise SetupError(f"the encoder '{name}' is not a ViT: its config has no {missing[0]}")
-    encoder = Encoder(name, model, side=side, device=torch.device(device))
+    random = {k.removeprefix(prefix) for k in loaded["missing_keys"]}
+    encoder = Encoder(name, model, side=side, device=torch.device(device), missing=random)
     try:  # an encoder that cannot do this size is found out here, not hours later
         shape = encoder.features(torch.zeros(1, 8, 8, 3, dtype=torch.uint8)).shape
     except (ValueError, RuntimeError, TypeError) as error:

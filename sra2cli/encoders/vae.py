@@ -1,5 +1,6 @@
 """Any diffusers AutoencoderKL as a first stage: by folder, by hub name, or the packaged one."""
 
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from sra2cli.core.errors import SetupError
 from sra2cli.core.files import weights_fingerprint
+from sra2cli.core.finite import check_finite
 from sra2cli.encoders.first_stage import (
     EncodePrecision,
     FirstStage,
@@ -20,6 +22,7 @@ from sra2cli.encoders.first_stage import (
     to_uint8,
     unscaled,
 )
+from sra2cli.encoders.whole import check_whole
 
 PACKAGED = {"digits": Path(__file__).parents[1] / "assets" / "digits-vae"}
 ENCODES = ("encoder.", "quant_conv.")  # the weights that decide the moments
@@ -37,6 +40,8 @@ class Vae(FirstStage):
         config = self.model.config
         self.scale: Scale = float(config.scaling_factor)
         self.shift: Scale = float(getattr(config, "shift_factor", None) or 0.0)
+        if not (0 < self.scale < math.inf and math.isfinite(self.shift)):
+            raise ValueError(f"its scaling_factor is {self.scale}, its shift_factor {self.shift}")
         self.channels = int(config.latent_channels)
         self.factor = 2 ** (len(config.block_out_channels) - 1)
         self.fingerprint = weights_fingerprint(model.state_dict(), ENCODES)
@@ -73,7 +78,12 @@ def load_vae(
     offline: bool = False,
     precision: EncodePrecision = "fp32",
 ) -> Vae:
-    """As `open_first_stage`; a folder is one as diffusers saves it."""
+    """As `open_first_stage`; a folder is one as diffusers saves it.
+
+    Raises:
+        SetupError: no VAE, or one whose weights are not complete.
+        DataError: weights that are not finite.
+    """
     from diffusers import AutoencoderKL
     from diffusers.utils import logging
 
@@ -83,9 +93,15 @@ def load_vae(
     if local and not (path / "config.json").is_file():
         raise SetupError(f"{path} is not a VAE: no config.json in it (expected a diffusers folder)")
     try:
-        model = AutoencoderKL.from_pretrained(
-            path if local else name, local_files_only=local or offline, torch_dtype=torch.float32
+        model, loaded = AutoencoderKL.from_pretrained(
+            path if local else name,
+            local_files_only=local or offline,
+            torch_dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, with their names
         )
+        check_whole(f"the VAE '{name}'", loaded, unused=())
+        check_finite(model.state_dict(), f"the VAE '{name}'")
         return Vae(name, model, torch.device(device), precision)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]

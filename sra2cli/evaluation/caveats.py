@@ -24,6 +24,9 @@ def caveats(
 ) -> list[str]:
     """One line for each reason to mistrust the metrics, worst first; [] if there is none."""
     found = [*_of_counts(names, extractor, fake, real), *_of_sizes(extractor, images, real)]
+    found += [f"{images.name}: {line}" for line in images.left_out]
+    if real is not None:
+        found += [f"{real.about['name']}: {line}" for line in real.about.get("left_out", ())]
     if "is" in names and images.labels and sorted_by_class(images.labels[: images.count]):
         split = f"IS over consecutive splits of {IS_SPLIT:,}"
         found.append(

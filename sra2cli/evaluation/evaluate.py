@@ -7,16 +7,19 @@ from typing import Any
 
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.files import write_atomically
-from sra2cli.data.sources import Source
+from sra2cli.data.sources import CONVENTION, Choice, Source, is_pattern
 from sra2cli.data.sources.folder import FolderReader
+from sra2cli.data.sources.layout import is_image
 from sra2cli.evaluation.image_sets import ImageSet, from_source, open_images
 from sra2cli.evaluation.judge import Judge, Judging
 from sra2cli.evaluation.reference import check_target, save_reference
+from sra2cli.sampling.folder import image_file, record_of
 
 
 def evaluate(
     samples: Path,
     judging: Judging | None = None,
+    choice: Choice = CONVENTION,
     *,
     save_stats: Path | None = None,
     device: str = "cpu",
@@ -26,6 +29,7 @@ def evaluate(
 
     Args:
         samples: a folder of `sra2 sample`, any source of images, or an ADM .npz.
+        choice: how to read a source of images, where there are several ways.
         save_stats: write the statistics of these samples here, to be used as a reference.
 
     Raises:
@@ -36,7 +40,7 @@ def evaluate(
     judging.check()
     if save_stats is not None:
         check_target(save_stats)
-    images, about = open_samples(samples, judging.crop)
+    images, about = open_samples(samples, judging.crop, choice)
     labels = about.get("labels") if about else None
     judge = Judge(
         judging,
@@ -65,23 +69,30 @@ def evaluate(
 def result_file(samples: Path, names: Sequence[str]) -> Path:
     """Where a result goes: into a folder of samples, beside a file or pattern."""
     name = f"eval-{'-'.join(names) or 'statistics'}.json"
-    return samples / name if samples.is_dir() else samples.with_name(f"{samples.stem}-{name}")
+    if samples.is_dir():
+        return samples / name
+    folder = next(p for p in samples.parents if p.is_dir())
+    return folder / f"{samples.stem}-{name}"
 
 
-def open_samples(samples: Path, crop: int | None) -> tuple[ImageSet, dict[str, Any] | None]:
+def open_samples(
+    samples: Path, crop: int | None, choice: Choice = CONVENTION
+) -> tuple[ImageSet, dict[str, Any] | None]:
     """The samples in order, and the record of `sra2 sample` in or beside them, if there is one."""
-    if not samples.exists() and not any(c in samples.name for c in "*?["):
+    if not samples.exists() and not is_pattern(samples):
         raise SetupError(f"no samples folder {samples}")
     folder = samples if samples.is_dir() else samples.parent
     about = read_record(folder)
+    if about is not None and choice != CONVENTION:
+        raise SetupError(f"{samples} was drawn by sra2: its images are read in one way alone")
     if samples.is_dir() and about is not None:
         images = from_source(sample_source(samples, about), "samples", crop=crop)
         images.labels = about.get("labels")
         return images, about
-    images = open_images(samples, "samples", crop=crop)
+    images = open_images(samples, "samples", crop=crop, choice=choice)
     if samples.suffix.lower() != ".npz" or about is None:
         return images, None
-    if images.count < about["num"]:
+    if images.count != about["num"]:
         raise DataError(f"{samples} holds {images.count} images, {folder}'s record {about['num']}")
     images.labels = about.get("labels") or images.labels
     return images, about
@@ -89,26 +100,28 @@ def open_samples(samples: Path, crop: int | None) -> tuple[ImageSet, dict[str, A
 
 def read_record(samples: Path) -> dict[str, Any] | None:
     """samples.json, or None for a folder that `sra2 sample` did not make."""
-    record = samples / "samples.json"
-    if not record.exists():
-        return None
     try:
-        about: dict[str, Any] = json.loads(record.read_text())
-        about.get("complete"), about["num"]
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise DataError(f"{record} is not a record of sra2 sample: sample again") from None
-    if not about.get("complete"):
+        about = record_of(samples)
+    except ValueError as error:
+        raise DataError(
+            f"{samples}/samples.json is not a record of sra2 sample ({error}): sample again"
+        ) from None
+    if about is not None and not about.get("complete"):
         raise SetupError(f"{samples} is unfinished: run `sra2 sample` again")
     return about
 
 
 def sample_source(samples: Path, about: dict[str, Any]) -> Source:
     """The sample images in order; exactly as many as the record says."""
-    names = [f"{i:06d}.png" for i in range(about["num"])]
-    missing = [name for name in names if not (samples / name).exists()]
-    if missing:
+    num, there = about["num"], {file.name for file in samples.iterdir()}
+    first = next((i for i in range(num) if image_file(samples, i).name not in there), None)
+    if first is not None:  # the record may say any number: only what is there is listed
+        count = sum(name.endswith(".png") and name != "grid.png" for name in there)
         raise DataError(
-            f"{len(missing)} of {len(names)} samples are missing, first {samples / missing[0]}: "
-            "sample again"
+            f"{max(1, num - count)} of {num} samples are missing, first "
+            f"{image_file(samples, first)}: sample again"
         )
-    return Source(samples, names, None, [], FolderReader(samples, names))
+    names = [image_file(samples, i).name for i in range(num)]
+    other = sorted({name for name in there if is_image(name)} - {*names, "grid.png"})
+    said = [f"{len(other):,} images are not of its record, as {other[0]}"] if other else []
+    return Source(samples, names, None, [], FolderReader(samples, names), passed_over=said)

@@ -1,9 +1,10 @@
 """Sets of images to judge or to judge by: a folder or archive, an .npz, or arrays."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.prefetch import ahead
 from sra2cli.data import npz
 from sra2cli.data.images import center_crop, decode_image
-from sra2cli.data.sources import Source, VanishedError, open_source
+from sra2cli.data.sources import CONVENTION, Choice, Source, VanishedError, open_source
 
 DECODED = 64  # images that are decoded together, by threads
 
@@ -32,6 +33,7 @@ class Seen:
     size: tuple[int, int] | None
     resized: int
     sha256: str
+    left_out: tuple[str, ...] = ()
 
 
 class ImageSet:
@@ -41,6 +43,7 @@ class ImageSet:
         name: as the user gave it. kind: as messages call them ("samples", "reference images").
         count: of the images. labels: their classes, where known.
         size: (H, W), None before the first image. resized: how many the crop has changed.
+        left_out: lines about what is there but is no image of it.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class ImageSet:
         self.name, self.kind, self.count, self.labels = name, kind, count, labels
         self.size: tuple[int, int] | None = None
         self.resized = 0
+        self.left_out: list[str] = []
         self._read, self._crop = read, crop
         self._digest = hashlib.sha256()
 
@@ -97,16 +101,21 @@ class ImageSet:
         return image
 
 
-def open_images(path: Path, kind: str, *, crop: int | None = None) -> ImageSet:
+def open_images(
+    path: Path, kind: str, *, crop: int | None = None, choice: Choice = CONVENTION
+) -> ImageSet:
     """The images of an .npz, or of anything `sources.open_source` opens.
 
     Args:
         crop: centre-crop to this side as ADM does; None: take them as they are.
+        choice: how to read a source.
 
     Raises:
         SetupError: nothing there. DataError: damaged.
     """
     if path.suffix.lower() == ".npz":
+        if choice != CONVENTION:
+            raise SetupError(f"{path}: --{next(iter(choice.given))} means nothing for an .npz")
         if npz.IMAGES not in npz.keys_of(path):
             raise SetupError(f"{path} holds no images: it has no {npz.IMAGES}")
         count = npz.image_shape(path)[0]
@@ -115,16 +124,22 @@ def open_images(path: Path, kind: str, *, crop: int | None = None) -> ImageSet:
             return ((f"{path}, image {i},", image) for i, image in enumerate(npz.images(path)))
 
         return ImageSet(str(path), kind, count, npz.labels(path, count), read, crop=crop)
-    return from_source(open_source(path), kind, crop=crop)
+    return from_source(open_source(path, choice), kind, crop=crop)
 
 
 def from_source(source: Source, kind: str, *, crop: int | None = None) -> ImageSet:
     """The images of a source."""
     if source.kind != "images":
         raise SetupError(f"{source.root} holds latents: images are needed")
-    return ImageSet(
+    for note in source.said:
+        console.say(note)
+    ours = [name for name in source.ignored if re.fullmatch(r"eval-[\w-]+\.json", name)]
+    source = replace(source, ignored=[name for name in source.ignored if name not in ours])
+    images = ImageSet(
         str(source.root), kind, len(source), source.labels, lambda: _decoded(source), crop=crop
     )
+    images.left_out = source.left_out
+    return images
 
 
 def from_array(name: str, kind: str, images: np.ndarray) -> ImageSet:

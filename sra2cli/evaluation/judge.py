@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from sra2cli.config.checks import Natural
+from sra2cli.config.reading import TypedDict
 from sra2cli.core import console
 from sra2cli.core.environment import environment
 from sra2cli.core.errors import SetupError
@@ -30,6 +32,30 @@ from sra2cli.evaluation.reference import (
 )
 
 BATCH = 64
+
+
+class Settings(TypedDict):
+    """How it was judged."""
+
+    metrics: list[str]
+
+
+class Machine(TypedDict):
+    """Where it was judged."""
+
+    device: str
+    git: str | None
+
+
+class Result(TypedDict):
+    """A result, as far as it is read back; beside it stand the numbers its metrics name."""
+
+    metric: str
+    count: Natural
+    reference: str | None
+    warnings: list[str]
+    settings: Settings
+    environment: Machine
 
 
 @dataclass(frozen=True)

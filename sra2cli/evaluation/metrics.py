@@ -16,11 +16,14 @@ from scipy.linalg.lapack import dpstrf
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from sra2cli.core.errors import DataError
+
 IS_SPLIT = 5000
 NEIGHBOURS = 3
 BLOCK = 10_000  # rows and columns of the blocks in which ADM decides between float16 and float32
 STRIP = 1000  # rows whose distances are in memory at once
 CHUNK = 1024  # rows that are summed at once: sums do not depend on the batches rows came in
+ROUNDED = 1e-5  # of the variances: what a Fréchet distance may lie below 0
 HALF_SAFE = 60_000.0  # below float16's largest number, 65,504, by more than its rounding
 
 Distances = Literal["float16", "float32"]
@@ -111,7 +114,11 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
 
     With F Fᵀ = A and G Gᵀ = B, A B has the eigenvalues of (Fᵀ G)(Fᵀ G)ᵀ, so the trace of the root
     is the sum of the singular values of Fᵀ G: nothing is squared, and singular A and B, of fewer
-    images than features, only make it smaller.
+    images than features, only make it smaller. It is never negative; what rounding leaves below 0,
+    down to -`ROUNDED` times tr(A + B), is 0.
+
+    Raises:
+        DataError: it is further below 0, or not a number: A or B is not a covariance.
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"features of width {a.mean.shape} against {b.mean.shape}")
@@ -120,7 +127,11 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
         product = _factor(a.covariance).T @ _factor(b.covariance)
         cross = float(torch.linalg.svdvals(product).sum())
     distance = float(((a.mean - b.mean) ** 2).sum())
-    return distance + float(np.trace(a.covariance) + np.trace(b.covariance)) - 2 * cross
+    total = float(np.trace(a.covariance) + np.trace(b.covariance))
+    distance = distance + total - 2 * cross
+    if not distance >= -ROUNDED * total:
+        raise DataError(f"a Fréchet distance of {distance:.4g} cannot be: check the reference")
+    return max(distance, 0.0)
 
 
 def _factor(covariance: np.ndarray) -> Tensor:

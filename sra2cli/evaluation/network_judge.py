@@ -23,14 +23,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sra2cli import __version__
+from sra2cli.config.reading import checked, read_json
 from sra2cli.core import console, pictures
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.core.files import hold, is_full, listing_digest, sync, write_json
+from sra2cli.core.files import hold, is_full, listing_digest, sync, utf8, write_json
 from sra2cli.core.processes import Group
 from sra2cli.data.images import center_crop
-from sra2cli.evaluation.extractors import Collected, Collector, Extractor, Wanted
+from sra2cli.evaluation.extractors import Collected, Collector, Extractor, Wanted, check_features
 from sra2cli.evaluation.image_sets import Seen
-from sra2cli.evaluation.judge import Judge, Judging
+from sra2cli.evaluation.judge import Judge, Judging, Result
 from sra2cli.runs.network import Network
 from sra2cli.sampling.sample import Drawing, Options, plan
 from sra2cli.sampling.settings import Sampling
@@ -83,6 +84,7 @@ class NetworkJudge:
         folder = out or results_folder(drawing.network)
         file = folder / f"{drawing.name}-{digest_of(asked)}.json"
         parts = Parts(file, num, judging, judged.extractor, judged.needed(labels))
+        group.meet(folder, about=asked)
         row: dict[str, Any] | None = group.share(known(file, asked) if group.main else None)
         if row is not None:
             console.say(f"already judged: {file}")
@@ -127,7 +129,7 @@ class Parts:
     def __init__(
         self, target: Path, num: int, judging: Judging, extractor: Extractor, need: Wanted
     ):
-        self.folder = target.with_name(f"{target.stem}.partial")
+        self.folder = utf8(target).with_name(f"{target.stem}.partial")
         self.preview = target.with_name(f"{target.stem}.png")
         self.extractor, self.need, self.crop, self.num = extractor, need, judging.crop, num
         self.kept = sorted(need.moments | need.rows | ({"logits"} if need.score else set()))
@@ -157,6 +159,7 @@ class Parts:
         if part[0] == 0:
             pictures.save(pictures.grid(list(images[:100]), columns=10), self.preview)
         found = self.extractor.run(images)
+        check_features(self.extractor, found, part[0])  # before they are kept
         kept = {name: found[name].cpu().contiguous() for name in self.kept}
         about = {"pixels": hashlib.sha256(images.tobytes()).hexdigest()}
         about["size"] = json.dumps(images.shape[1:3])
@@ -211,7 +214,9 @@ class Parts:
 def known(file: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     """The result that an earlier call left for the same images, reference and settings."""
     try:
-        row: dict[str, Any] = json.loads(file.read_text())
+        row: dict[str, Any] = read_json(file, Result)
+        for name in row["settings"]["metrics"]:
+            checked(float, row.get(name))
     except (OSError, ValueError):
         return None
     return row if row.get("asked") == asked else None

@@ -4,11 +4,13 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from sra2cli.core.errors import SetupError
+from sra2cli.config.checks import Count
+from sra2cli.config.reading import NotRequired, TypedDict, checked
+from sra2cli.core.errors import DataError, SetupError
 from sra2cli.data import npz
 from sra2cli.evaluation.extractors import (
     Collected,
@@ -22,6 +24,22 @@ from sra2cli.evaluation.scores import METRICS, wanted
 
 KEPT = 10_000  # images that are saved beside statistics, for precision and recall: as many as ADM's
 FORMAT = "sra2-reference"
+
+
+class Network(TypedDict):
+    """What statistics were made with."""
+
+    name: str
+    fingerprint: str
+
+
+class Saved(TypedDict):
+    """What `save_reference` says of its statistics, as far as it is read."""
+
+    format: Literal["sra2-reference"]
+    count: Count
+    size: NotRequired[list[Count] | None]
+    extractor: Network
 
 
 @dataclass(frozen=True)
@@ -116,6 +134,7 @@ def describe(images: ImageSet | Seen) -> dict[str, Any]:
         "count": images.count,
         "size": size,
         "resized": images.resized,
+        **({"left_out": list(images.left_out)} if images.left_out else {}),
         "batches_sha256" if isinstance(images, Seen) else "pixels_sha256": images.sha256,
     }
 
@@ -132,7 +151,10 @@ def _from_npz(
     check_reference(str(path), extractor, metrics)
     keys = npz.keys_of(path)
     meta = npz.meta(path)
-    meta = meta if meta.get("format") == FORMAT else {}
+    try:
+        meta = checked(Saved, meta) if meta.get("format") == FORMAT else {}
+    except ValueError as error:
+        raise DataError(f"{path}: its {npz.META} is damaged: {error}") from None
     made_with = meta["extractor"]["fingerprint"] if meta else extractor.fingerprint
     if made_with != extractor.fingerprint:
         raise SetupError(

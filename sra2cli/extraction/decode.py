@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from sra2cli.core.errors import DataError
 from sra2cli.core.processes import die_with_parent
-from sra2cli.data.images import decode_image
+from sra2cli.data.images import decode_image, refuse_damaged_jpeg
 from sra2cli.data.sources import Source, VanishedError
+from sra2cli.extraction.changes import content_of
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Chunk:
 
     rows: the good ones. values: of these, (n, R, R, 3) uint8 images or (n, 2C, h, w) moments.
     rejected: row → why it cannot be read. gone: why the source cannot be reached; "" if it can.
+    contents: row → `content_of` it.
     """
 
     rows: list[int] = field(default_factory=list)
     values: np.ndarray = field(default_factory=lambda: np.empty(0))
     rejected: dict[int, str] = field(default_factory=dict)
     gone: str = ""
+    contents: dict[int, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows) + len(self.rejected)
@@ -57,19 +60,24 @@ class Chunks(Dataset[Chunk]):
         good: list[int] = []
         values: list[np.ndarray] = []
         rejected: dict[int, str] = {}
+        contents: dict[int, int] = {}
         for row in self.rows[index]:
             try:
                 data = self.source.read(row)
+                contents[row] = content_of(data)
                 if self.shape is not None:
                     values.append(read_moments(data, self.shape, logvar=self.logvar))
                 elif isinstance(data, bytes):
-                    values.append(decode_image(data, self.resolution))
+                    image = decode_image(data, self.resolution)
+                    refuse_damaged_jpeg(data)
+                    values.append(image)
                 good.append(row)
             except VanishedError as error:
                 return Chunk(gone=str(error))
             except DataError as error:
                 rejected[row] = str(error)
-        return Chunk(good, np.stack(values) if values else np.empty(0), rejected)
+        stacked = np.stack(values) if values else np.empty(0)
+        return Chunk(good, stacked, rejected, contents=contents)
 
 
 def read_moments(
@@ -81,12 +89,12 @@ def read_moments(
         DataError: another shape, not finite, or logarithms where deviations are expected.
     """
     try:
-        array = np.load(io.BytesIO(data)) if isinstance(data, bytes) else data
-        moments = np.asarray(array, dtype=np.float32)
+        array = np.asarray(np.load(io.BytesIO(data)) if isinstance(data, bytes) else data)
     except Exception as error:  # np.load of a damaged file raises anything
         raise DataError(f"not an array: {' '.join(str(error).split())}") from None
-    if moments.shape != shape:
-        raise DataError(f"has shape {moments.shape}, not {shape}")
+    if array.shape != shape or array.dtype.kind not in "fiu":
+        raise DataError(f"has shape {array.shape} of {array.dtype}, not {shape} of numbers")
+    moments = array.astype(np.float32)
     if not np.isfinite(moments).all():
         raise DataError("holds numbers that are not finite")
     mean, std = np.split(moments, 2)

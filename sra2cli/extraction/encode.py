@@ -13,8 +13,8 @@ from torch import Tensor
 from sra2cli.core import console
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.processes import Group
-from sra2cli.data.images import decode_image
-from sra2cli.data.sources import Source, VanishedError, open_source
+from sra2cli.data.images import SEES_DAMAGE, decode_image
+from sra2cli.data.sources import CONVENTION, Choice, Source, VanishedError, open_source
 from sra2cli.data.store_info import RowSet, StoredType, StoreInfo
 from sra2cli.encoders.first_stage import EncodePrecision, FirstStage
 from sra2cli.encoders.image import load_encoder
@@ -38,6 +38,7 @@ class Options:
     batch: images encoded together; on a CPU as many as `unit` says run through the network at once.
     workers: decoding processes; None: by the CPUs.
     logvar: latents of others hold mean‖logvar.
+    choice: what to take where the source can be read in several ways.
     """
 
     vae: str = DEFAULT
@@ -51,6 +52,7 @@ class Options:
     workers: int | None = None
     logvar: bool = False
     offline: bool = False
+    choice: Choice = CONVENTION
 
 
 @dataclass(frozen=True)
@@ -161,12 +163,11 @@ class Job:
 
 def prepare(images: Path, options: Options, group: Group) -> Job:
     """Everything that can be refused before data are read."""
-    source = open_source(images)
-    if source.ignored:
-        console.say(
-            f"{len(source.ignored):,} files do not look like images and are ignored, "
-            f"as {source.ignored[0]}"
-        )
+    source = open_source(images, options.choice)
+    for note in source.notes:
+        console.say(note)
+    if not SEES_DAMAGE and source.kind == "images":
+        console.say("damage inside of JPEG is not looked for: pip install simplejpeg")
     if source.labels is None:
         console.say("no labels: the store is for unconditional models")
     vae = open_first_stage(
@@ -207,6 +208,7 @@ def describe(source: Source, vae: FirstStage, options: Options) -> StoreInfo:
         resolution=resolution,
         classes=source.classes,
         class_names=source.class_names,
+        choice=options.choice.given,
         crop=("imported-logvar" if options.logvar else "imported") if imported else "adm-center",
         dtype=options.dtype,
         encode_precision="imported" if imported else options.precision,

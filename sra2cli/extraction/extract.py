@@ -13,8 +13,9 @@ from sra2cli.core import console, processes
 from sra2cli.core.errors import DataError, SetupError, UserError
 from sra2cli.core.files import write_atomically
 from sra2cli.core.processes import Group
-from sra2cli.data.store import REJECTED, TODO, Store
-from sra2cli.data.store_writer import StoreWriter, partial_file
+from sra2cli.data.store import GOOD, REJECTED, TODO, Store
+from sra2cli.data.store_writer import StoreWriter, contents_of, partial_file
+from sra2cli.extraction.changes import changed, last_written
 from sra2cli.extraction.decode import Chunk, worker_deaths
 from sra2cli.extraction.encode import (
     Job,
@@ -50,6 +51,8 @@ def extract(
     """
     with processes.group(device) as group:
         job = prepare(images, options, group)
+        if not dry_run:
+            group.meet(out.parent, out.name)
         if out.exists():
             return already_there(out, job)
         if group.main:
@@ -65,7 +68,7 @@ def extract(
         else:
             rejects = []
         group.wait()
-        return summary(out, len(rejects))
+        return summary(out, len(rejects), job.source.notes)
 
 
 def already_there(out: Path, job: Job) -> dict[str, Any]:
@@ -76,12 +79,22 @@ def already_there(out: Path, job: Job) -> dict[str, Any]:
         differ = ["images"]
     if not differ and store.all_labels.tolist() != job.labels:
         differ = ["labels"]
+    if not differ:
+        contents = contents_of(out)
+        rows = range(len(job.source))
+        since = last_written(out)
+        changes = [] if contents is None else changed(job.source, contents, since, rows)
+        if changes:
+            raise SetupError(
+                f"{len(changes)} images have changed since {out} was made, as "
+                f"{job.source.names[changes[0]]}: remove it to encode them, or choose another --out"
+            )
     if differ:
         raise SetupError(
             f"{out} exists and differs in {', '.join(differ)}: remove it or choose another --out"
         )
     console.say(f"{out} is complete already")
-    return summary(out, len(store.rejected))
+    return summary(out, len(store.rejected), job.source.notes)
 
 
 def check_disk(out: Path, job: Job) -> None:
@@ -99,7 +112,7 @@ def needed(out: Path, job: Job) -> int:
     partial = partial_file(out)
     there = partial.stat().st_blocks * 512 if partial.exists() else 0
     names = sum(len(name) + 32 for name in job.source.names)
-    return max(0, len(job.source) * (job.info.row_bytes + 9) + names - there)
+    return max(0, len(job.source) * (job.info.row_bytes + 17) + names - there)
 
 
 def free_space(out: Path) -> int:
@@ -133,9 +146,15 @@ def estimate(out: Path, job: Job, group: Group) -> dict[str, Any]:
 
 
 def open_writer(out: Path, job: Job, group: Group) -> StoreWriter:
-    """The store to fill. One process lays it out."""
+    """The store to fill. One process lays it out, and forgets what is no longer so."""
     if group.main:
+        written = last_written(partial_file(out))
         writer = StoreWriter(out, job.info, job.source.names, job.labels)
+        rows = np.flatnonzero(writer.state == GOOD).tolist()
+        changes = changed(job.source, writer.contents, written, rows)
+        if changes:
+            console.say(f"{len(changes):,} images have changed and are encoded again")
+        writer.forget([*changes, *np.flatnonzero(writer.state == REJECTED).tolist()])
     group.wait()
     if not group.main:
         writer = StoreWriter(out, job.info, job.source.names, job.labels, create=False)
@@ -193,7 +212,8 @@ def write_together(writer: StoreWriter, found: Sequence[Host]) -> None:
     full = [values for chunk, values in found if chunk.rows]
     names = full[0] if full else {}
     joined = {name: np.concatenate([values[name] for values in full]) for name in names}
-    writer.write(rows, joined, rejected)
+    contents = {row: content for chunk, _ in found for row, content in chunk.contents.items()}
+    writer.write(rows, joined, rejected, contents)
 
 
 def list_rejects(out: Path, job: Job, state: np.ndarray) -> list[str]:
@@ -215,7 +235,7 @@ def rejects_file(out: Path) -> Path:
     return out.with_name(out.name + ".rejects.txt")
 
 
-def summary(out: Path, rejects: int) -> dict[str, Any]:
+def summary(out: Path, rejects: int, notes: list[str]) -> dict[str, Any]:
     store = Store(out)
     info = store.info
     return {
@@ -229,6 +249,7 @@ def summary(out: Path, rejects: int) -> dict[str, Any]:
         "vae_fingerprint": info.vae_fingerprint,
         "encoder": info.encoder or None,
         "bytes": out.stat().st_size,
+        **({"notes": notes} if notes else {}),
     }
 
 

@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from sra2cli.config.recipe import nearest
 from sra2cli.config.settings import Recipe
 from sra2cli.core.errors import DataError, SetupError
+from sra2cli.core.finite import check_finite
 from sra2cli.models.contract import Backbone, Config, Shape
 from sra2cli.models.lightningdit import LightningDiT
 from sra2cli.models.maskdit import MaskDiT
@@ -50,13 +53,62 @@ def record_of(model: Backbone) -> dict[str, Any]:
     return {model.kind: model.config.to_dict()}
 
 
-def from_record(record: Mapping[str, Any]) -> Backbone | None:
-    """The network of a record, with initial weights; None if it names none of ours."""
+def from_record(
+    record: Mapping[str, Any], state: Mapping[str, Tensor], name: str
+) -> Backbone | None:
+    """The network of a record, `filled`; None if it names none of ours."""
     kind = next((kind for kind in BACKBONES if kind in record), None)
+    return None if kind is None else filled(BACKBONES[kind], record[kind], state, name)
+
+
+def filled(kind: type[Backbone], config: Any, state: Mapping[str, Tensor], name: str) -> Backbone:
+    """A network with these weights and no others, frozen, in eval mode.
+
+    What decides its size is held against the file first (`Backbone.outline`): a size that a file
+    names and does not hold allocates nothing.
+
+    Args:
+        config: as the network's config gives it (`to_dict`). name: of the file.
+
+    Raises:
+        SetupError: tensors that are missing, unknown or of another shape.
+        DataError: a config that cannot be built; weights that are not finite.
+    """
     try:
-        return None if kind is None else BACKBONES[kind].from_config(record[kind])
-    except (TypeError, ValueError) as error:
-        raise DataError(f"its {kind} cannot be built: {error}") from None
+        if config.get("depth", 1) > len(state):
+            raise ValueError(f"it has {len(state)} tensors for {config['depth']} blocks")
+        _refuse_others(kind, kind.outline(config), state, name, whole=False)
+        model = kind.from_config(config)
+    except (TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise DataError(f"{name}: its {kind.kind} cannot be built: {reason}") from None
+    wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    _refuse_others(kind, wanted, state, name, whole=True)
+    model.load_state_dict(state)
+    check_finite(model.state_dict(), name)
+    return model.eval().requires_grad_(False)
+
+
+def _refuse_others(
+    kind: type[Backbone],
+    wanted: Mapping[str, tuple[int, ...]],
+    state: Mapping[str, Tensor],
+    name: str,
+    *,
+    whole: bool,
+) -> None:
+    """SetupError for tensors that are missing, of another shape, or (whole) not of the network."""
+    faults = [f"no {k}" for k in wanted if k not in state]
+    if whole:
+        faults += [f"unknown {k[:80]} {tuple(state[k].shape)}" for k in state if k not in wanted]
+    faults += [
+        f"{k} is {tuple(state[k].shape)} instead of {shape}"
+        for k, shape in wanted.items()
+        if k in state and state[k].shape != shape
+    ]
+    if faults:
+        more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
+        raise SetupError(f"{name} does not fit a {kind.__name__}: {'; '.join(faults[:3])}{more}")
 
 
 def start_from(model: Backbone, other: Backbone) -> str | None:

@@ -1,30 +1,31 @@
 """Checkpoints that exist in the world: published and trained SiT, REPA and SRA, and our own.
 
 All come out as one of our networks, in our convention (t = 0 is data, v = noise - data); heads are
-left out. Ours say what they are; others are recognised by their keys (sit_checkpoints).
+left out. Ours say what they are; others are recognised by their keys and by what they say of their
+training (sit_checkpoints).
 """
 
-import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sra2cli.config.settings import PathKind
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.models import sit_checkpoints
-from sra2cli.models.build import BACKBONES, from_record, record_of
+from sra2cli.models import checkpoint_files, sit_checkpoints, training_args
+from sra2cli.models.build import BACKBONES, filled, from_record, record_of
+from sra2cli.models.checkpoint_files import WEIGHTS
 from sra2cli.models.contract import Backbone
-from sra2cli.models.sit_checkpoints import StateDict
+from sra2cli.models.sit import SiT
+from sra2cli.models.sit_checkpoints import KINDS, StateDict
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"  # names in an exported folder
-KINDS = ("sit",)  # what a foreign file can be taken for
+CONFIG = "config.json"  # beside the weights in an exported folder
+WRAPPERS = {"module", "_orig_mod"}  # what DDP, AveragedModel and torch.compile put into keys
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Loaded:
     """A network from a checkpoint, whose it was, and which weights: "ema", "model" or "bare".
 
     path: the path it was trained on; linear unless the file says otherwise.
-    assumed: what was taken for granted of a foreign file; "" for ours.
+    assumed: what was taken for granted of a foreign file; "" for ours. unsure: it may be wrong.
     """
 
     model: Backbone
@@ -40,6 +41,7 @@ class Loaded:
     weights: str
     path: PathKind = "linear"
     assumed: str = ""
+    unsure: bool = False
 
 
 def load_model(source: str | Path | Mapping[str, Any], *, num_heads: int | None = None) -> Backbone:
@@ -61,14 +63,14 @@ def load(
         num_heads: attention heads. They are not in a state dict: needed for sizes that are not in
             the table (S, B, L, XL).
         weights: which to take where the file holds both. A file without EMA gives what it has.
-        kind: what a foreign file is to be taken for, of `KINDS`, where its name says otherwise.
+        kind: what a foreign file is to be taken for, of `KINDS`, where it does not say itself.
 
     Returns:
         The network in eval mode, float32, on the CPU.
 
     Raises:
-        SetupError: no such file; not such a network; heads unknown.
-        DataError: a damaged file.
+        SetupError: no such file; not such a network, or trained for something else; heads unknown.
+        DataError: a damaged file, or weights that are not finite.
     """
     if kind is not None and kind not in KINDS:
         raise SetupError(f"--kind is one of {', '.join(KINDS)}, not '{kind}'")
@@ -77,21 +79,21 @@ def load(
         name, content = "the state dict", dict(source)
     else:
         name = str(source)
-        content, about = _read(Path(source))
-    path: PathKind = "cosine" if about.get("path") == "cosine" else "linear"
+        content, about = checkpoint_files.read(Path(source))
     found, network = _network(content, weights, name)
-    state = plain_keys(network)
-    model = from_record({k: json.loads(about[k]) for k in BACKBONES if k in about})
+    state = plain_keys(network, name)
+    model = from_record(_record(about, name), state, name)
     if model is not None:
-        _load_strictly(model, state, name)
-        return Loaded(model.eval().requires_grad_(False), "sra2", found, path)
+        path = about.get("path", "linear")
+        if path not in get_args(PathKind):
+            raise DataError(f"{name} says that its path is '{path}', which this sra2 does not know")
+        return Loaded(model, "sra2", found, path)  # type: ignore[arg-type]
+    args = training_args.plain_args(content, about)
     if not isinstance(source, Mapping):
-        sit_checkpoints.refuse_dit(Path(source), content.get("args"), kind)
-    sit, state, origin = sit_checkpoints.from_state(state, num_heads, name)
-    _load_strictly(sit, state, name)
-    assumed = f"taken for a SiT as {'SiT' if origin == 'SiT' else 'REPA and SRA'} trains them: "
-    assumed += f"{path} path, velocity; DiT files look the same"
-    return Loaded(sit.eval().requires_grad_(False), origin, found, path, assumed)
+        training_args.refuse_names(Path(source), args, kind)
+    sit = sit_checkpoints.from_state(state, args, name, num_heads=num_heads, kind=kind)
+    model = filled(SiT, sit.config.to_dict(), sit.state, name)
+    return Loaded(model, sit.origin, found, sit.path, sit.assumed, sit.unsure)
 
 
 def metadata(model: Backbone, path: PathKind) -> dict[str, str]:
@@ -105,35 +107,40 @@ def export(model: Backbone, folder: Path, *, path: PathKind = "linear") -> None:
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     save_file(tensors, folder / WEIGHTS, metadata=metadata(model, path))
     about = {"kind": model.kind, **model.config.to_dict(), "path": path}
-    (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
-def plain_keys(state: Mapping[str, Tensor]) -> StateDict:
-    """Keys without what DDP (`module.`) and torch.compile (`_orig_mod.`) put into them."""
-    wrappers = {"module", "_orig_mod"}
-    return {".".join(p for p in k.split(".") if p not in wrappers): v for k, v in state.items()}
+def plain_keys(state: Mapping[str, Tensor], name: str = "the state dict") -> StateDict:
+    """Keys without what wrappers put into them, and without AveragedModel's count.
+
+    Raises:
+        SetupError: a tensor is there twice, with and without a wrapper.
+    """
+    averaged = any(k.startswith("module.") for k in state)
+    found: StateDict = {}
+    for key, tensor in state.items():
+        plain = ".".join(part for part in key.split(".") if part not in WRAPPERS)
+        if plain in found:
+            raise SetupError(f"{name} holds {plain} twice, as {key} too")
+        if not (averaged and key == "n_averaged"):
+            found[plain] = tensor
+    return found
 
 
-def _load_strictly(model: Backbone, state: StateDict, name: str) -> None:
-    """Load, or say which keys or shapes differ first."""
-    wanted = model.state_dict()
-    faults = [f"no {k}" for k in wanted if k not in state]
-    faults += [f"unknown {k} {tuple(state[k].shape)}" for k in state if k not in wanted]
-    faults += [
-        f"{k} is {tuple(state[k].shape)} instead of {tuple(tensor.shape)}"
-        for k, tensor in wanted.items()
-        if k in state and state[k].shape != tensor.shape
-    ]
-    if faults:
-        more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
-        raise SetupError(
-            f"{name} does not fit a {type(model).__name__}: {'; '.join(faults[:3])}{more}"
-        )
-    model.load_state_dict(state)
+def _record(about: Mapping[str, str], name: str) -> dict[str, Any]:
+    """{kind: config} as the metadata of one of our files hold it."""
+    try:
+        return {kind: json.loads(about[kind]) for kind in BACKBONES if kind in about}
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name} is damaged: what it says of its network: {error}") from None
 
 
-def _network(content: Mapping[str, Any], weights: str, name: str) -> tuple[str, StateDict]:
-    """The network's state dict in a checkpoint: under `ema`, `model` or `state_dict`, or bare."""
+def _network(content: Mapping[Any, Any], weights: str, name: str) -> tuple[str, StateDict]:
+    """The network's state dict in a checkpoint: under `ema`, `model` or `state_dict`, or bare.
+
+    Raises:
+        SetupError: there is none, or its tensors are not such as a network's.
+    """
     there = [k for k in ("ema", "model", "state_dict") if isinstance(content.get(k), Mapping)]
     if weights == "model" and there == ["ema"]:
         raise SetupError(f"{name} holds the EMA alone: --weights ema")
@@ -141,33 +148,22 @@ def _network(content: Mapping[str, Any], weights: str, name: str) -> tuple[str, 
     inside = content if found == "bare" else content[found]
     tensors = {k: v for k, v in inside.items() if isinstance(v, Tensor)}
     if not tensors:
-        keys = ", ".join(map(str, list(content)[:5])) or "nothing"
+        keys = ", ".join(str(k)[:40] for k in list(content)[:5]) or "nothing"
         raise SetupError(f"{name} holds no network (keys: {keys})")
+    for key, tensor in tensors.items():
+        if not isinstance(key, str):
+            raise SetupError(f"{name} holds no network: its tensors have no names, as {key!r}")
+        if fault := _fault(tensor):
+            raise SetupError(f"{name} holds no network: {key} is {fault}")
     return found, tensors
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The content of a checkpoint file, and what it says of itself (see `metadata`)."""
-    if path.is_dir():
-        path = path / WEIGHTS
-    if not path.is_file():
-        raise SetupError(f"no checkpoint {path}")
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as f:
-                about = f.metadata() or {}
-            return load_file(path), about
-        # Trained checkpoints pickle argparse.Namespace: that class alone is let in.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} is damaged or not a checkpoint: {_first_line(error)}") from None
-    except Exception as error:  # torch raises pickle's own errors for what it does not allow
-        raise DataError(f"{path} cannot be opened safely: {_first_line(error)}") from None
-    if not isinstance(content, Mapping):
-        raise SetupError(f"{path} holds a {type(content).__name__}, not a checkpoint")
-    return dict(content), {}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+def _fault(tensor: Tensor) -> str | None:
+    """Why a tensor cannot be a weight (a count may be whole); None if it can."""
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.device.type != "cpu":
+        return f"a {tensor.layout} tensor on {tensor.device}"
+    if tensor.dim() and not tensor.is_floating_point():
+        return f"{tensor.dtype}, not floating point"
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return f"{tuple(tensor.shape)}, more than the file holds of it"
+    return None

@@ -5,6 +5,7 @@ velocity with the tokens after the blocks that were asked for. Nothing else is k
 this wing: see docs/architecture.md for what a new one takes.
 """
 
+import os
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sra2cli.config.settings import Data, Model
+from sra2cli.core.files import private_folder
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,14 @@ class Backbone(nn.Module):
     def from_config(cls, config: Mapping[str, Any]) -> "Backbone":
         """The network of a config as `config.to_dict` gave it."""
 
+    @classmethod
+    def outline(cls, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Shapes, by name, of the weights that decide how large a network of this config is.
+
+        A file must hold them before one is built. ValueError for what is no such config.
+        """
+        return {}
+
     @abstractmethod
     def embed(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Any, Tensor]:
         """The stream that enters the first block, and the conditioning vector c (B, D)."""
@@ -278,7 +288,12 @@ class Backbone(nn.Module):
         return self.patch_tokens(stream)
 
     def compile_blocks(self) -> None:
-        """torch.compile, block by block: compiled once for all, and the names of weights stay."""
+        """torch.compile, block by block: compiled once for all, and the names of weights stay.
+
+        What is compiled is kept where nobody else can write: torch's own place for it, and
+        Triton's below it, is a name in the common temporary folder that others can take first.
+        """
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("compiled")))
         for block in self.blocks:
             block.compile()
 

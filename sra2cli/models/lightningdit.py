@@ -4,12 +4,14 @@ Parameter names are those of its published checkpoints; in them time is reversed
 has the other sign, as in SiT's own (see checkpoints).
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from functools import partial
+from typing import Any
 
 from torch import nn
 
+from sra2cli.config.checks import settings
+from sra2cli.config.reading import read_record
 from sra2cli.models.layers import Attention, Block, Rotary, SwiGlu
 from sra2cli.models.sit import SiT, SiTConfig
 
@@ -22,7 +24,7 @@ SIZES = {  # parameters with patch 1 on a 32x16x16 latent, 1000 classes, without
 }
 
 
-@dataclass(frozen=True)
+@settings
 class LightningDiTConfig(SiTConfig):
     """As SiT's; mlp_ratio is of a layer without a gate, which has as many weights."""
 
@@ -47,6 +49,13 @@ class LightningDiT(SiT):
     config_class = LightningDiTConfig
     sizes = SIZES
     norm = staticmethod(partial(nn.RMSNorm, eps=1e-6))
+
+    @classmethod
+    def outline(cls, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        shapes, c = super().outline(config), read_record(cls.config_class, dict(config))
+        assert isinstance(c, LightningDiTConfig)
+        del shapes["blocks.0.mlp.fc1.weight"]
+        return {**shapes, "blocks.0.mlp.w12.weight": (2 * c.hidden, c.width)}
 
     def make_blocks(self, config: SiTConfig) -> Iterator[Block]:
         """Its blocks, from the first to the last; one table of angles serves all."""

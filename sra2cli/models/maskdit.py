@@ -5,12 +5,14 @@ sigma. It fits the linear path: t = sigma / (1 + sigma), x_t = x * (1 - t).
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sra2cli.config.checks import Count, settings
+from sra2cli.config.reading import read_record
 from sra2cli.config.settings import Data, Model
 from sra2cli.models.contract import Backbone, Condition, Output
 from sra2cli.models.layers import (
@@ -31,13 +33,13 @@ DATA_VARIANCE = 0.25  # EDM's sigma_data is 0.5
 LOG_SIGMA = 10.0  # at t = 0 and 1 ln(sigma) has no end; EDM's grid stays within 6.3
 
 
-@dataclass(frozen=True)
+@settings
 class MaskDiTConfig(SiTConfig):
     """As SiT's, and the decoder's."""
 
-    decoder_depth: int = 8
-    decoder_width: int = 512
-    decoder_heads: int = 16
+    decoder_depth: Count = 8
+    decoder_width: Count = 512
+    decoder_heads: Count = 16
 
 
 def block(width: int, heads: int, mlp_ratio: float, told: int) -> Block:
@@ -88,7 +90,18 @@ class MaskDiT(Backbone):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "MaskDiT":
-        return cls(MaskDiTConfig(**config))
+        return cls(read_record(MaskDiTConfig, dict(config)))
+
+    @classmethod
+    def outline(cls, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        c = read_record(MaskDiTConfig, dict(config))
+        return {
+            "x_embedder.proj.weight": (c.width, c.channels, c.patch, c.patch),
+            "pos_embed": (1, c.shape.tokens, c.width),
+            "decoder_pos_embed": (1, c.shape.tokens, c.decoder_width),
+            "blocks.0.mlp.fc1.weight": (int(c.width * c.mlp_ratio), c.width),
+            "y_embedder.embedding_table.weight": (c.classes + 1, c.width),
+        }
 
     def embed(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """Tokens (B, T, D), and c (B, D): noise level plus label."""
@@ -148,8 +161,8 @@ def with_decoder(
     heads: of the decoder; None: its published 16.
     """
     depth = len({k.split(".")[1] for k in state if k.startswith("decoder_blocks.")})
-    return replace(
-        MaskDiTConfig(**config.to_dict()),  # type: ignore[arg-type]
+    return MaskDiTConfig(
+        **asdict(config),
         decoder_depth=depth,
         decoder_width=len(state["decoder_layer.linear.weight"]),
         decoder_heads=heads or 16,

@@ -2,22 +2,25 @@
 predicted. Parameter names are those of its published checkpoints.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sra2cli.config.checks import Count, settings
 from sra2cli.config.settings import Data, Model
 from sra2cli.models.contract import Condition, Shape
 from sra2cli.models.layers import FinalLayer, Norm, modulate, unpatchify
 from sra2cli.models.sit import SiT, SiTConfig
 
 
-@dataclass(frozen=True)
+@settings
 class RegConfig(SiTConfig):
     """As SiT's. class_width: F, of the class token; 768 is DINOv2-B's."""
 
-    class_width: int = 768
+    class_width: Count = 768
 
     @property
     def shape(self) -> Shape:
@@ -60,6 +63,16 @@ class Reg(SiT):
     def configure(cls, model: Model, data: Data) -> SiTConfig:
         config = super().configure(model, data)
         return replace(config, class_width=model.class_width)  # type: ignore[call-arg]
+
+    @classmethod
+    def outline(cls, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        shapes, wide = super().outline(config), dict(config).get("class_width", 768)
+        _, patches, width = shapes["pos_embed"]
+        return {
+            **shapes,
+            "pos_embed": (1, 1 + patches, width),
+            "final_layer.linear_cls.weight": (wide, width),
+        }
 
     def embed(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """Tokens (B, 1 + T, D), the class token first, and c (B, D)."""

@@ -5,11 +5,13 @@ elsewhere: SiT only offers its tokens after any block ("taps").
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor, nn
 
+from sra2cli.config.checks import Count, Flag, Natural, Positive, settings
+from sra2cli.config.reading import read_record
 from sra2cli.config.settings import Data, Model
 from sra2cli.models.contract import Backbone, Condition, Shape
 from sra2cli.models.layers import (
@@ -34,7 +36,7 @@ SIZES = {  # parameters with patch 2 on a 4x32x32 latent, 1000 classes, without 
 PATCHES = (1, 2, 4, 8)
 
 
-@dataclass(frozen=True)
+@settings
 class SiTConfig:
     """Everything that shapes a SiT.
 
@@ -44,15 +46,15 @@ class SiTConfig:
         channels, latent: the latent is (channels, latent, latent).
     """
 
-    depth: int
-    width: int
-    heads: int
-    patch: int = 2
-    channels: int = 4
-    latent: int = 32
-    classes: int = 1000
-    qk_norm: bool = False
-    mlp_ratio: float = 4.0
+    depth: Count
+    width: Count
+    heads: Count
+    patch: Count = 2
+    channels: Count = 4
+    latent: Count = 32
+    classes: Natural = 1000
+    qk_norm: Flag = False
+    mlp_ratio: Positive = 4.0
 
     def __post_init__(self) -> None:
         if self.latent % self.patch:
@@ -137,7 +139,19 @@ class SiT(Backbone):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "SiT":
-        return cls(cls.config_class(**config))
+        """ValueError for what is no record of one."""
+        return cls(read_record(cls.config_class, dict(config)))
+
+    @classmethod
+    def outline(cls, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        c = read_record(cls.config_class, dict(config))
+        shapes = {
+            "x_embedder.proj.weight": (c.width, c.channels, c.patch, c.patch),
+            "pos_embed": (1, c.shape.tokens, c.width),
+            "blocks.0.mlp.fc1.weight": (int(c.width * c.mlp_ratio), c.width),
+        }
+        labels = {"y_embedder.embedding_table.weight": (c.classes + 1, c.width)}
+        return shapes | (labels if c.classes else {})
 
     def initialise(self) -> None:
         """As DiT and SiT: Xavier linears, zero modulations and output, so v starts at 0."""

@@ -7,10 +7,11 @@ from typing import Any, Literal
 from sra2cli.config.settings import PathKind
 from sra2cli.core import console
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.core.files import file_digest
+from sra2cli.core.files import file_digest, utf8
 from sra2cli.data.store_info import StoreInfo
 from sra2cli.models import checkpoints
 from sra2cli.models.build import from_record
+from sra2cli.models.checkpoint_files import WEIGHTS, refuse_parts
 from sra2cli.models.contract import Backbone
 from sra2cli.runs.naming import split_step
 from sra2cli.runs.run import CHECKPOINT_META, Run, read_checkpoint
@@ -45,17 +46,18 @@ def open_network(
         kind: what a foreign file is to be taken for, where its name says otherwise.
         verify: False in processes that read what another of them verifies.
     """
-    source, step = split_step(source, step)
+    source, step = split_step(utf8(source), step)
     folder = source if source.is_dir() else source.parent
     saved = (folder / CHECKPOINT_META).exists()  # a checkpoint inside a run
     stem = source.stem if source.is_file() else None
     if step is not None and (saved or source.is_file()):
         raise SetupError(f"--step chooses a checkpoint of a run; {source} is a checkpoint")
-    if not saved and (source.is_file() or (source / checkpoints.WEIGHTS).is_file()):
+    if not saved and (source.is_file() or (source / WEIGHTS).is_file()):
         loaded = checkpoints.load(source, num_heads=num_heads, weights=weights, kind=kind)
         if loaded.assumed:
-            console.say(f"{source}: {loaded.assumed}")
-        file = source if source.is_file() else source / checkpoints.WEIGHTS
+            tell = console.warn if loaded.unsure else console.say
+            tell(f"{source}: {loaded.assumed}")
+        file = source if source.is_file() else source / WEIGHTS
         about = {
             "kind": loaded.kind,
             "weights": loaded.weights,
@@ -68,14 +70,16 @@ def open_network(
         weights = stem if stem in ("ema", "model") else weights  # type: ignore[assignment]
         run = Run(source)
     else:
+        if source.is_dir() and not (source / "recipe.yaml").exists():
+            refuse_parts(source)
         run = Run(source)
         checkpoint = run.checkpoint(step, verify=verify)
-    model = from_record(checkpoint.meta)
+    name = str(checkpoint.path / f"{weights}.safetensors")
+    model = from_record(checkpoint.meta, checkpoint.weights(weights), name)
     if model is None:
         raise DataError(f"{checkpoint.path} holds a network that this sra2 does not know")
-    model.load_state_dict(checkpoint.weights(weights))
     return Network(
-        model.eval().requires_grad_(False),
+        model,
         run.recipe.path.kind,
         {
             "kind": "sra2",

@@ -8,22 +8,73 @@ checkpoints/step-00001000/
 Only the newest `log.keep` checkpoints hold all of it; those kept for good hold the EMA alone.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from sra2cli.config import recipe
+from sra2cli.config.checks import Natural
+from sra2cli.config.reading import (
+    AfterValidator,
+    NotRequired,
+    TypedDict,
+    checked,
+    json_of,
+    read_json,
+)
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.core.files import file_digest
+from sra2cli.core.files import file_digest, utf8
 from sra2cli.data.store_info import StoreInfo
 from sra2cli.runs.naming import folder_name, step_of
 
 CHECKPOINT_META, TRAINING, EMA = "checkpoint.json", "training.pt", "ema.safetensors"
+
+
+def _stored(info: dict[str, Any]) -> dict[str, Any]:
+    StoreInfo.from_plain(info)
+    return info
+
+
+class StoreRecord(TypedDict):
+    """Of the store, in run.json."""
+
+    info: Annotated[dict[str, Any], AfterValidator(_stored)]
+    checksums: dict[str, str]
+    path: str
+    identity: NotRequired[list[int] | None]
+
+
+class InitRecord(TypedDict):
+    """Of the weights a run began from."""
+
+    path: str
+    digest: str
+
+
+class RunRecord(TypedDict):
+    """run.json, as far as it is read."""
+
+    store: StoreRecord
+    init: NotRequired[InitRecord | None]
+    id: NotRequired[str]
+
+
+class RowRecord(TypedDict):
+    """A row of metrics.jsonl; one without an event holds numbers alone."""
+
+    step: Natural
+    event: NotRequired[str]
+
+
+class CheckpointRecord(TypedDict):
+    """checkpoint.json, beside what says which network it is."""
+
+    step: Natural
+    files: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -95,7 +146,7 @@ class Run:
     """
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path = utf8(path)
         self.recipe_file = path / "recipe.yaml"
         self.metrics_file = path / "metrics.jsonl"
         if not self.recipe_file.is_file():
@@ -107,18 +158,22 @@ class Run:
     def about(self) -> dict[str, Any]:
         """run.json."""
         try:
-            about: dict[str, Any] = json.loads((self.path / "run.json").read_text())
-            about["store"]["info"], about["store"]["checksums"]
-        except (OSError, ValueError, KeyError, TypeError):
+            about: dict[str, Any] = read_json(self.path / "run.json", RunRecord)
+        except (OSError, ValueError) as error:
             raise SetupError(
-                f"{self.path} is not a whole run folder: its run.json is damaged"
+                f"{self.path} is not a whole run folder: its run.json is damaged ({error})"
             ) from None
         return about
 
     @property
     def store_info(self) -> StoreInfo:
         """Of the store the run was trained on."""
-        return StoreInfo.from_plain(self.about["store"]["info"])
+        try:
+            return StoreInfo.from_plain(self.about["store"]["info"])
+        except ValueError as error:
+            raise SetupError(
+                f"{self.path} is not a whole run folder: its run.json: store: {error}"
+            ) from None
 
     def has_checked(self, identity: tuple[int, int]) -> bool:
         """Whether a store, by size and date, is the file that was checked for this run."""
@@ -134,11 +189,24 @@ class Run:
         return [row for row in self.entries() if row.get("event") == kind]
 
     def entries(self) -> list[dict[str, Any]]:
-        """All rows of metrics.jsonl, without a last row cut off by a kill."""
+        """All rows of metrics.jsonl, without a last row cut off by a kill.
+
+        Raises:
+            DataError: a line is not a row.
+        """
         if not self.metrics_file.exists():
             return []
-        lines = self.metrics_file.read_text().split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        rows = []
+        for number, line in enumerate(self.metrics_file.read_bytes().split(b"\n")[:-1], 1):
+            try:
+                row = json_of(line, RowRecord)
+                rows.append(row if "event" in row else checked(dict[str, float], row))
+            except ValueError as error:
+                raise DataError(
+                    f"line {number} of {self.metrics_file} is not a row of metrics ({error}): "
+                    "remove it"
+                ) from None
+        return rows
 
     def checkpoints(self) -> list[Path]:
         """Checkpoint folders, oldest first; not yet checked."""
@@ -167,8 +235,7 @@ def read_checkpoint(folder: Path, *, verify: bool = True) -> Checkpoint:
         DataError: its checkpoint.json is damaged.
     """
     try:
-        meta = json.loads((folder / CHECKPOINT_META).read_text())
-        meta["step"], meta["files"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        meta = read_json(folder / CHECKPOINT_META, CheckpointRecord)
+    except (OSError, ValueError) as error:
         raise DataError(f"checkpoint {folder} is damaged: {error}") from None
     return Checkpoint(folder, meta, verify)

@@ -22,7 +22,7 @@ from sra2cli.config import recipe
 from sra2cli.config.settings import Recipe
 from sra2cli.core.environment import environment
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.core.files import file_digest, hold, is_full, sync, write_atomically
+from sra2cli.core.files import file_digest, hold, is_full, sync, utf8, write_atomically, write_json
 from sra2cli.data.store import Store
 from sra2cli.runs.naming import folder_name, step_of
 from sra2cli.runs.run import CHECKPOINT_META, EMA, TRAINING, Checkpoint, Run, read_checkpoint
@@ -58,7 +58,7 @@ class RunWriter(Run):
         device: str = "cpu",
         init: Mapping[str, str] | None = None,
     ):
-        if path.exists() and not path.is_dir():
+        if utf8(path).exists() and not path.is_dir():
             raise SetupError(f"{path} is a file, not a run folder")
         if path.is_dir() and any(path.iterdir()) and not _is_run_folder(path):
             raise SetupError(f"{path} holds other files: choose another --out")
@@ -68,7 +68,7 @@ class RunWriter(Run):
             self._lock = hold(path / ".lock", busy)
             if not (path / "recipe.yaml").exists():
                 about = _about(store, device, init)
-                write_atomically(path / "run.json", json.dumps(about, indent=2) + "\n")
+                write_json(path / "run.json", about, indent=2)
                 write_atomically(path / "recipe.yaml", _yaml(wanted))
         except OSError as error:
             if not isinstance(error, PermissionError | NotADirectoryError | FileExistsError) and (
@@ -79,7 +79,7 @@ class RunWriter(Run):
         super().__init__(path)
         self._check_same(wanted, store, init)
         self.recipe = wanted
-        if _yaml(wanted) != self.recipe_file.read_text():
+        if _yaml(wanted) != self.recipe_file.read_text(encoding="utf-8"):
             write_atomically(self.recipe_file, _yaml(wanted))
         for leftover in (path / "checkpoints").glob(".step-*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -118,7 +118,7 @@ class RunWriter(Run):
         """The store has been checked, every byte of it."""
         about = self.about
         about["store"] |= {"path": str(store.path.resolve()), "identity": list(store.identity)}
-        write_atomically(self.path / "run.json", json.dumps(about, indent=2) + "\n")
+        write_json(self.path / "run.json", about, indent=2)
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest checkpoint to go on from, whole, and a line for each damaged one skipped."""
@@ -178,14 +178,18 @@ class RunWriter(Run):
                 "recipe": self.recipe.to_dict(),
                 "files": {p.name: file_digest(p) for p in sorted(scratch.iterdir())},
             }
-            (scratch / CHECKPOINT_META).write_text(json.dumps(meta, indent=2) + "\n")
+            write_json(scratch / CHECKPOINT_META, meta, indent=2)
             for file in scratch.iterdir():
                 sync(file)
             sync(scratch)
         except (RuntimeError, OSError, SafetensorError) as error:
-            full = is_full(self.path)  # torch hides why it could not write
+            there = self.path.is_dir()
+            full = there and is_full(self.path)  # torch hides why it could not write
             shutil.rmtree(scratch, ignore_errors=True)
-            raise (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else error) from None
+            if full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+            why = str(error) if there else "its folder is gone"
+            raise DataError(f"checkpoint {final} cannot be written: {why}") from None
         if final.exists():  # a damaged one that was skipped
             shutil.rmtree(final)
         os.replace(scratch, final)
@@ -207,7 +211,7 @@ class RunWriter(Run):
         """Open metrics.jsonl for appending, without the rows after `step`."""
         rows = [row for row in self.entries() if row["step"] <= step]
         write_atomically(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
-        return self.metrics_file.open("a")
+        return self.metrics_file.open("a", encoding="utf-8")
 
     def close(self) -> None:
         """Wait for the last save, and let go of the lock."""
@@ -222,7 +226,7 @@ def _keep_ema(folder: Path) -> None:
         return
     meta = checkpoint.meta
     meta["files"] = {name: d for name, d in meta["files"].items() if name == EMA}
-    write_atomically(folder / CHECKPOINT_META, json.dumps(meta, indent=2) + "\n")
+    write_json(folder / CHECKPOINT_META, meta, indent=2)
     _remove_unlisted(folder, meta["files"])
 
 

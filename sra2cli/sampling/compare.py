@@ -3,20 +3,19 @@
 The paper's Figures 1 and 4.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from sra2cli.core import pictures, processes
 from sra2cli.core.errors import SetupError
 from sra2cli.runs.naming import split_step, title_of
 from sra2cli.runs.run import Run
-from sra2cli.sampling.sample import Options, image_file, sample
+from sra2cli.sampling.folder import drawn_image, record_of
+from sra2cli.sampling.sample import Options, sample
 from sra2cli.sampling.settings import Sampling
 
 
@@ -41,8 +40,8 @@ def compare(
         rows, folder = drawn(sources, num, sampling, options, out, device)
         picture = out / "comparison.png"
         if group.main:
-            labels = json.loads((folder / "samples.json").read_text())["labels"]
-            names = class_names(split_step(sources[0])[0], labels)
+            about = record_of(folder) or {}
+            names = class_names(split_step(sources[0])[0], about.get("labels"))
             pictures.labelled_rows(rows, names, picture)
     return {
         "picture": str(picture),
@@ -68,7 +67,7 @@ def drawn(
         chosen = replace(options, step=step)
         folder = out / f"{number}-{path.name}{'' if chosen.step is None else f'-{chosen.step}'}"
         result = sample(path, num=num, sampling=sampling, options=chosen, out=folder, device=device)
-        images = [np.asarray(Image.open(image_file(folder, i))) for i in range(num)]
+        images = [drawn_image(folder, i) for i in range(num)]
         rows.append((title_of(result, Path(result["source"]), between="\n"), images))
     return rows, folder
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from sra2cli.config.settings import PathKind, Precision
 from sra2cli.core import clock
 from sra2cli.core.clock import Purpose
+from sra2cli.core.errors import DataError
 from sra2cli.data.conditions import CONDITIONS
 from sra2cli.diffusion import samplers
 from sra2cli.diffusion.guidance import guided
@@ -102,7 +103,11 @@ def draw(
     kind: PathKind,
     precision: Precision = "fp32",
 ) -> np.ndarray:
-    """uint8 images (len(indices), H, W, 3) with these numbers."""
+    """uint8 images (len(indices), H, W, 3) with these numbers.
+
+    Raises:
+        DataError: latents or decoded images that are not finite: no black image is an image.
+    """
     device = first_stage.device
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     on_cpu = device.type == "cpu"
@@ -113,9 +118,20 @@ def draw(
             torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None),
         ):
             latents = draw_latents(model, part, sampling, kind=kind, device=device)
+        if not bool(latents.isfinite().all()):
+            raise not_finite(part, precision)
         side = model.shape.latent * first_stage.factor
         fits = max(1, (1 << 20) // side**2)  # a decoder's activations are large
         decoded = _power_of_two(PIXELS / side**2) if on_cpu else min(len(part), fits)
         for some, real in in_parts(latents[:count], decoded):
             images.append(first_stage.decode(some, rounding=sampling.rounding)[:real])
     return np.concatenate(images)
+
+
+def not_finite(part: Sequence[int], precision: Precision) -> DataError:
+    """The error for latents that hold NaN or infinity."""
+    half = f"numbers are too large for {precision}: --precision fp32, or "
+    return DataError(
+        f"images {part[0]}..{part[-1]} are not finite: {'' if precision == 'fp32' else half}"
+        "the network's weights, or the guidance, are too large"
+    )

@@ -1,7 +1,7 @@
 """sra2 sample: run or checkpoint → images."""
 
-import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from sra2cli.encoders.first_stage import FirstStage
 from sra2cli.encoders.open import PUBLISHED, open_first_stage
 from sra2cli.runs.network import Network, Weights, open_network
 from sra2cli.sampling.draw import draw
+from sra2cli.sampling.folder import drawn_image, image_file, prepare
 from sra2cli.sampling.settings import Sampling
 
 GRID = 100  # at most so many images in grid.png
@@ -173,13 +174,13 @@ def sample(
         drawing = plan(source, num, sampling, options, group)
         about = drawing.about
         out = out or drawing.network.samples / drawing.name
-        if group.main:
-            prepare(out, about)
-        group.wait()
-        fill(out, drawing, group)
-        group.wait()
-        if group.main:
-            finish(out, drawing, group.device)
+        group.meet(out, about={**about, "source": None})
+        with prepare(out, about) if group.main else nullcontext():
+            group.wait()
+            fill(out, drawing, group)
+            group.wait()
+            if group.main:
+                finish(out, drawing, group.device)
         group.wait()
         return {**about, "out": str(out), "grid": str(out / "grid.png")}
 
@@ -203,7 +204,7 @@ def finish(out: Path, drawing: Drawing, device: str) -> None:
     missing = [i for i in range(num) if not image_file(out, i).exists()]
     if missing:
         raise DataError(f"{image_file(out, missing[0])} is missing: run the same command again")
-    shown = [np.asarray(Image.open(image_file(out, i))) for i in range(min(num, GRID))]
+    shown = [drawn_image(out, i) for i in range(min(num, GRID))]
     columns = 10 if len(shown) >= 20 else max(1, round(len(shown) ** 0.5))
     pictures.grid(shown, columns=columns).save(out / "grid.png")
     if drawing.options.npz:
@@ -219,7 +220,7 @@ def write_npz(out: Path, num: int) -> None:
         console.progress("samples.npz", num) as bar,
     ):
         for i in range(num):
-            writer.add_image(np.asarray(Image.open(image_file(out, i))))
+            writer.add_image(drawn_image(out, i))
             bar.advance()
         writer.finish({})
 
@@ -237,29 +238,3 @@ def first_stage_of(network: Network, options: Options, *, device: str) -> FirstS
             f"{network.model.shape.channels}: choose another --vae"
         )
     return vae
-
-
-def prepare(out: Path, about: dict[str, Any]) -> None:
-    """Make the folder, or take it up again if it holds samples made in this very way."""
-    record = out / "samples.json"
-    if record.exists():
-        try:
-            before = json.loads(record.read_text())
-            drawn = int(before["num"])
-        except (ValueError, KeyError, TypeError):
-            raise DataError(f"{record} is damaged: choose another --out") from None
-        differ = [k for k in about if before.get(k) != about[k] and k not in ("num", "source")]
-        if differ:
-            raise SetupError(
-                f"{out} holds other samples (differs in {', '.join(differ)}): choose another --out"
-            )
-        if drawn > about["num"]:
-            raise SetupError(f"{out} holds {drawn} samples already: choose another --out")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SetupError(f"{out} is not empty: choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(record, {**about, "complete": False})
-
-
-def image_file(out: Path, index: int) -> Path:
-    return out / f"{index:06d}.png"

@@ -15,13 +15,16 @@ from typing import Any
 
 import yaml
 
+from sra2cli.config.checks import Natural
+from sra2cli.config.reading import TypedDict, read_json
 from sra2cli.config.recipe import differences, flat
 from sra2cli.config.settings import Recipe
-from sra2cli.core.errors import SetupError, UserError
+from sra2cli.core.errors import DataError, SetupError, UserError
 from sra2cli.core.files import write_atomically
 from sra2cli.data.store import Store
+from sra2cli.evaluation.judge import Result
 from sra2cli.runs.naming import folder_name, split_step, step_of
-from sra2cli.runs.run import EMA, Run
+from sra2cli.runs.run import EMA, Run, read_checkpoint
 from sra2cli.runs.writer import changeable
 from sra2cli.tables.axes import Row
 
@@ -39,6 +42,19 @@ class Judged:
     metrics: tuple[str, ...]
     about: Mapping[str, Any]
     identity: Mapping[str, str]
+
+
+class Checked(TypedDict):
+    """The checkpoint that was judged."""
+
+    step: Natural
+    checkpoint: str
+
+
+class Drawn(Result):
+    """A result of `sra2 eval` of a run, as far as it is read."""
+
+    how: Checked
 
 
 @dataclass(frozen=True)
@@ -72,10 +88,10 @@ class Cell:
         """Step → what eval said of it, as far as it is there, and of the checkpoint there now."""
         found = {}
         for file in sorted(self.results(judged).glob("*.json")):
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                row = json.loads(file.read_text())
-                if isinstance(row, dict) and self._still(row):
-                    found[int(row["how"]["step"])] = row
+            with suppress(OSError, ValueError):
+                row = read_json(file, Drawn)
+                if self._still(row):
+                    found[row["how"]["step"]] = row
         return {step: found[step] for step in judged.steps if step in found}
 
     def done(self, judged: Judged) -> bool:
@@ -83,12 +99,12 @@ class Cell:
 
     def _still(self, row: dict[str, Any]) -> bool:
         """Whether a result is of the checkpoint that lies there now, if one does."""
-        folder = self.run / "checkpoints" / folder_name(int(row["how"]["step"]))
+        folder = self.run / "checkpoints" / folder_name(row["how"]["step"])
         try:
-            now: str = json.loads((folder / "checkpoint.json").read_text())["files"][EMA]
-        except (OSError, ValueError, KeyError):
+            now = read_checkpoint(folder).meta["files"].get(EMA)
+        except DataError:
             return True  # removed to save space: the number stays
-        return now == row["how"]["checkpoint"]
+        return now in (None, row["how"]["checkpoint"])
 
     def commands(self, judged: Judged, common: Sequence[str]) -> list[list[str]]:
         """The command lines, after `sra2`."""

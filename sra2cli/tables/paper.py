@@ -17,7 +17,7 @@ TABLE2 = "the same size, method and steps on ImageNet 256², batch 256, no guida
 @cache
 def tables() -> dict[str, Any]:
     """{"table1": {...}, "table2": [...], ...}, as the file has them."""
-    found: dict[str, Any] = yaml.safe_load(TABLES.read_text())
+    found: dict[str, Any] = yaml.safe_load(TABLES.read_text(encoding="utf-8"))
     return found
 
 

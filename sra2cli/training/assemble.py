@@ -11,10 +11,10 @@ import torch
 from sra2cli.config.settings import Recipe
 from sra2cli.core import console
 from sra2cli.core.errors import SetupError
-from sra2cli.core.processes import Group, make_accelerator
+from sra2cli.core.processes import Group
 from sra2cli.data.batches import Batches, share
 from sra2cli.data.fitting import fitted
-from sra2cli.data.sources import Source, open_source
+from sra2cli.data.sources import Choice, Source, open_source
 from sra2cli.data.store import Store
 from sra2cli.encoders.image import Encoder, load_encoder
 from sra2cli.models.build import BACKBONES, shape_of, start_from
@@ -44,8 +44,7 @@ class Training:
         return Objective(self.recipe, feature_width=width or None)
 
     def engine(self, objective: Objective, group: Group) -> Engine:
-        accelerator = make_accelerator(group)
-        return Engine(self.recipe, self.store, objective, accelerator, self.encoder)
+        return Engine(self.recipe, self.store, objective, group, self.encoder)
 
     def batches(self, device: str) -> Batches:
         pin = device.startswith("cuda")
@@ -76,7 +75,7 @@ def prepare(
     if images is not None and wanted.encoder is None:
         raise SetupError("--images is for methods that need an image encoder; this recipe has none")
     store = Store(data)
-    source = open_source(images) if images is not None else None
+    source = open_source(images, Choice.of(store.info.choice)) if images is not None else None
     wanted = fitted(wanted, store, source)
     refuse_unbuildable(wanted)
     encoder = None
@@ -106,5 +105,10 @@ def start(
     said = start_from(objective.network, network.model)
     if said:
         console.say(said)
+    if network.path != objective.kind:
+        console.warn(
+            f"{init} was trained on the {network.path} path, this recipe trains on the "
+            f"{objective.kind} one: --set path.kind={network.path} goes on as it began"
+        )
     found: dict[str, Any] = {"path": str(init), "digest": network.about["checkpoint"]}
     return found

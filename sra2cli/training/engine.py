@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from sra2cli.config.recipe import from_dict
 from sra2cli.config.settings import Recipe, Train
-from sra2cli.core.errors import DataError
+from sra2cli.core.errors import DataError, UserError
+from sra2cli.core.processes import Group
 from sra2cli.data import batches
 from sra2cli.data.batches import Raw
 from sra2cli.data.store import Store
@@ -37,12 +38,14 @@ class Engine:
         recipe: Recipe,
         store: Store,
         objective: Objective,
-        accelerator: Accelerator,
+        group: Group,
         encoder: Encoder | None = None,
     ):
         settings = recipe.train
         self.recipe, self.store, self.encoder = recipe, store, encoder
-        self.accelerator, self.device = accelerator, accelerator.device
+        self.group, self.device = group, torch.device(group.device)
+        if self.device.index is not None and self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = settings.tf32
         self.objective = objective.to(self.device)
@@ -60,9 +63,13 @@ class Engine:
             fused=True,
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
-        with warnings.catch_warnings():  # the name of an option changes in torch 2.15
-            warnings.simplefilter("ignore", FutureWarning)
-            self.wrapped: Any = accelerator.prepare_model(objective)
+        self.wrapped: Any = objective
+        if group.count > 1:
+            with warnings.catch_warnings():  # the name of an option changes in torch 2.15
+                warnings.simplefilter("ignore", FutureWarning)
+                self.wrapped = DistributedDataParallel(
+                    objective, broadcast_buffers=False, gradient_as_bucket_view=True
+                )
         self.step = 0
         self.sums: dict[str, Tensor] = {}
         self.broken = torch.zeros((), device=self.device)  # 1 from the first bad step on
@@ -137,7 +144,8 @@ class Engine:
 
     def _sync_if(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Gradients are averaged over the processes once a step, in its last micro-batch."""
-        return contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped)
+        alone = last or self.group.count == 1
+        return contextlib.nullcontext() if alone else self.wrapped.no_sync()
 
     def autocast(self) -> torch.autocast:
         """Half precision for the network, if the recipe asks for it."""
@@ -152,7 +160,7 @@ class Engine:
     def means(self) -> dict[str, float]:
         """Means since the last row, over all processes; "steps" is their number."""
         stacked = torch.stack([v.float() for v in self.sums.values()])
-        values = self.accelerator.reduce(stacked, "mean").tolist()
+        values = self.group.mean(stacked).tolist()
         sums = dict(zip(self.sums, values, strict=True))
         self.sums = {}
         steps = sums.pop("steps")
@@ -176,9 +184,17 @@ class Engine:
         built = {k: v for k, v in heads.items() if k.partition(".")[0] in self.objective.heads}
         self.objective.heads.load_state_dict(built)
         self.ema.model.load_state_dict(checkpoint.weights("ema"))
-        training = checkpoint.training()
-        self.optimizer.load_state_dict(training["optimizer"])
-        self.scaler.load_state_dict(training["scaler"])
+        try:
+            training = checkpoint.training()
+            self.optimizer.load_state_dict(training["optimizer"])
+            self.scaler.load_state_dict(training["scaler"])
+        except UserError:
+            raise
+        except Exception as error:  # torch reads without looking what it is
+            raise DataError(
+                f"{checkpoint.path}: its optimiser's state cannot be read "
+                f"({type(error).__name__}): it was edited, or is of another version of torch"
+            ) from None
         self.step = checkpoint.step
 
     def steps_from(self, source: Iterator[list[Raw]]) -> Iterator[int]:

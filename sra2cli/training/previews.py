@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from sra2cli.core import console, pictures
-from sra2cli.core.errors import SetupError
+from sra2cli.core.errors import DataError, SetupError
 from sra2cli.data.store_info import StoreInfo
 from sra2cli.encoders.first_stage import FirstStage
 from sra2cli.encoders.open import open_first_stage
@@ -46,7 +46,11 @@ class Previews:
                 self._failed = True
         if self._vae is None:
             return None
-        images = draw(model, self._vae, range(PREVIEWED), PREVIEW, kind=self.kind)
+        try:
+            images = draw(model, self._vae, range(PREVIEWED), PREVIEW, kind=self.kind)
+        except DataError as error:  # of a network that diverges: no reason to end a training
+            console.warn(f"no preview of step {step}: {error}")
+            return None
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"step-{step:08d}.png"
         scratch = path.with_name("." + path.name)

@@ -2,12 +2,11 @@
 
 import signal
 from types import FrameType
-from typing import Any
 
 import torch
 
-from sra2cli.core import console, processes
-from sra2cli.core.processes import WAIT, Group
+from sra2cli.core import console, launcher
+from sra2cli.core.processes import Group
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -23,9 +22,6 @@ class Stop:
         self.group = group
         self.signal = 0
         self._before = {s: signal.getsignal(s) for s in SIGNALS}
-        self._agree: Any = None
-        if group.count > 1:
-            self._agree = torch.distributed.new_group(backend="gloo", timeout=WAIT)
 
     def __enter__(self) -> "Stop":
         for number in SIGNALS:
@@ -40,15 +36,15 @@ class Stop:
         if not self.signal:
             console.say("stopping: saving a checkpoint first")
         self.signal = number
-        if not processes.launched():  # a launcher repeats the terminal's signal
+        if not launcher.launched():  # a launcher repeats the terminal's signal
             signal.signal(number, self._before[signal.Signals(number)])
 
     def agree(self, *flags: int) -> list[int]:
         """The signal by which any process was asked to stop (0: none), and the largest of each flag
         over all processes. All of them must ask."""
         own = [self.signal, *flags]
-        if self._agree is None:
+        if self.group.count == 1:
             return own
         shared = torch.tensor(own)
-        torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX, group=self._agree)
+        torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
         return [int(flag) for flag in shared.tolist()]

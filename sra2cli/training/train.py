@@ -45,6 +45,8 @@ def train(
     """
     with processes.group(device) as group:
         training = prepare(wanted, data, group, images=images, offline=offline, out=out)
+        wanted_by_all = (training.recipe.to_dict(), training.store.checksums)
+        group.meet(out, about=wanted_by_all)
         objective = training.objective()
         begun_from = None if init is None else start(objective, init, num_heads, kind)
         if group.count * len(training.indices) > 1:

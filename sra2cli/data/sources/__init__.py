@@ -9,15 +9,25 @@ A source holds no open file: each process opens what it reads, so nothing is sha
 """
 
 import glob
+import os
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sra2cli.core.errors import SetupError
 from sra2cli.data.sources import archive, folder, hdf5, parquet
-from sra2cli.data.sources.layout import CONVENTION, Choice, Source, VanishedError
+from sra2cli.data.sources.layout import CONVENTION, Choice, Source, VanishedError, is_image
 
-__all__ = ["OPENERS", "Choice", "Source", "VanishedError", "open_source"]
+__all__ = [
+    "CONVENTION",
+    "OPENERS",
+    "Choice",
+    "Source",
+    "VanishedError",
+    "is_pattern",
+    "open_source",
+]
 
 
 @dataclass(frozen=True)
@@ -32,43 +42,89 @@ class Opener:
 
 
 OPENERS: dict[str, Opener] = {  # by suffix; a folder without such files holds images
-    ".zip": Opener(lambda root, files, choice: archive.open_zip(files[0])),
-    ".tar": Opener(lambda root, files, choice: archive.open_tars(root, files), several=True),
+    ".zip": Opener(lambda root, files, choice: archive.open_zip(files[0], choice)),
+    ".tar": Opener(archive.open_tars, several=True),
     ".parquet": Opener(parquet.open_parquet, several=True),
-    ".h5": Opener(lambda root, files, choice: hdf5.open_hdf5(files[0])),
-    ".hdf5": Opener(lambda root, files, choice: hdf5.open_hdf5(files[0])),
+    ".h5": Opener(lambda root, files, choice: hdf5.open_hdf5(files[0], choice)),
+    ".hdf5": Opener(lambda root, files, choice: hdf5.open_hdf5(files[0], choice)),
 }
+SHARDS = (".tar", ".parquet")  # what a folder may hold instead of images
 
 
 def open_source(path: Path, choice: Choice = CONVENTION) -> Source:
     """List what a folder, file or quoted pattern ("data/train-*.parquet") holds.
 
     Raises:
-        SetupError: nothing there, no images in it, or labels that do not fit.
+        SetupError: nothing there, no images in it, labels that do not fit, or several ways to read
+            it of which none is chosen.
         DataError: a damaged archive.
     """
-    if any(c in path.name for c in "*?[") and not path.exists():
-        files = [Path(p) for p in sorted(glob.glob(str(path)))]
-        if not files:
-            raise SetupError(f"no files match {path}")
-        return _open_files(path, files, choice)
+    if is_pattern(path):
+        return _open_files(path, matching(path), choice)
     if path.is_file():
         return _open_files(path, [path], choice)
     if not path.is_dir():
         raise SetupError(f"no image folder {path}")
-    shards = sorted(path.glob("*.tar")) or sorted(path.glob("**/*.parquet"))
-    if not shards:
-        return folder.open_folder(path)
-    image = folder.any_image(path)
-    if image is not None:
+    listing = folder.walk(path)
+    image = next((name for name in listing.names if is_image(name)), None)
+    for suffix in SHARDS:
+        shards = [name for name in listing.names if name.lower().endswith(suffix)]
+        shards.sort(key=lambda name: name.split("/"))
+        if shards and image is None:
+            source = _open_files(path, [path / name for name in shards], choice)
+            rest = sorted(set(listing.names) - set(shards))
+            _refuse_compressed(path, rest)
+            return replace(source, ignored=[*source.ignored, *rest])
+        if shards and ("/" not in shards[0] or suffix == ".parquet"):
+            raise SetupError(
+                f"{path} holds {suffix} files ({shards[0]}) beside images ({image}): "
+                "move either away, or give the files as a quoted pattern"
+            )
+    return folder.open_folder(path, listing, choice)
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether a path stands for several files: data/train-*.tar, data/{0..9}.tar."""
+    return not path.exists() and any(c in str(path) for c in "*?[{")
+
+
+def matching(pattern: Path) -> list[Path]:
+    """The files of a pattern; SetupError where one of what its braces stand for has none."""
+    found: dict[Path, None] = {}
+    for part in _expanded(str(pattern)):
+        files = sorted(glob.glob(part)) if glob.has_magic(part) else [part] * os.path.exists(part)
+        if not files:
+            raise SetupError(f"no files match {part}")
+        found |= dict.fromkeys(Path(file) for file in files)
+    return list(found)
+
+
+def _expanded(pattern: str) -> list[str]:
+    """A pattern for each of what braces stand for: {0000..0012} as WebDataset writes, {a,b}."""
+    braces = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if braces is None:
+        return [pattern]
+    first, last, listed = braces.groups()
+    if listed is None and int(last[:12]) - int(first[:12]) > 1_000_000:
+        raise SetupError(f"{pattern} stands for more than a million files")
+    numbers = range(int(first[:12]), int(last[:12]) + 1) if listed is None else ()
+    parts = [f"{k:0{len(first)}d}" for k in numbers] if listed is None else listed.split(",")
+    before, after = pattern[: braces.start()], pattern[braces.end() :]
+    return [whole for part in parts for whole in _expanded(before + part + after)]
+
+
+def _refuse_compressed(path: Path, names: list[str]) -> None:
+    packed = [name for name in names if re.search(r"\.(tar\.\w+|tgz)$", name.lower())]
+    if packed:
         raise SetupError(
-            f"{path} holds {shards[0].suffix} files ({shards[0].name}) beside images ({image}): "
-            "move either away, or give the files as a quoted pattern"
+            f"{path}: {packed[0]} cannot be read in any order: unpack it, or move it away"
         )
-    return _open_files(path, shards, choice)
 
 
 def _open_files(root: Path, files: list[Path], choice: Choice) -> Source:
+    for file in files:
+        if not file.is_file():
+            raise SetupError(f"{file} is no file, or a link that leads nowhere")
     suffixes = {p.suffix.lower() for p in files}
     if len(suffixes) > 1:
         raise SetupError(f"{root} matches files of several kinds: {', '.join(sorted(suffixes))}")

@@ -4,30 +4,17 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from sra2cli.core.errors import SetupError
-from sra2cli.data.sources.layout import DATASET, Source, is_image, lay_out
+from sra2cli.core.errors import DataError
+from sra2cli.data.sources.classes import lay_out
+from sra2cli.data.sources.layout import Choice, Source, check_size
+from sra2cli.data.sources.listing import DEEPEST, Listing, hidden, may_be_folder, too_deep
 
 
-def open_folder(root: Path) -> Source:
+def open_folder(root: Path, listing: Listing, choice: Choice) -> Source:
     """A folder of class folders, a flat folder, or one with a dataset.json."""
-    names = sorted(_walk(str(root), top=True))
-    dataset = root / DATASET
-    layout = lay_out(root, names, dataset.read_bytes() if dataset.is_file() else None)
-    if layout.class_names:
-        _refuse_empty(root, layout.class_names)
-    return layout.source(root, FolderReader(root, layout.names))
-
-
-def _refuse_empty(root: Path, class_names: list[str]) -> None:
-    """A class folder without images: the classes after it would get other numbers."""
-    with os.scandir(root) as entries:
-        folders = {e.name for e in entries if e.is_dir() and not e.name.startswith(".")}
-    empty = sorted(folders - set(class_names))
-    if empty:
-        raise SetupError(
-            f"{root / empty[0]} holds no images: without it, {len(class_names)} classes are "
-            "numbered; put its images there, or move the folder away"
-        )
+    layout = lay_out(root, listing, choice, FolderReader(root, listing.names))
+    names = [listing.names[i] for i in layout.order]
+    return layout.source(FolderReader(root, names))
 
 
 @dataclass(frozen=True)
@@ -37,33 +24,63 @@ class FolderReader:
     root: Path
     names: list[str]
 
+    def file_of(self, index: int) -> Path:
+        """The file of an image."""
+        return self.root / self.names[index]
+
     def __call__(self, index: int) -> bytes:
-        with open(os.path.join(self.root, self.names[index]), "rb") as f:
-            return f.read()
+        file = os.path.join(self.root, self.names[index])
+        try:
+            with open(file, "rb") as f:
+                check_size(os.fstat(f.fileno()).st_size)
+                return f.read()
+        except FileNotFoundError:
+            if os.path.islink(file):  # as large files of git-annex or a hub's cache may be missing
+                there = os.readlink(file)
+                raise DataError(f"a link to {there}, which is not there") from None
+            raise
 
 
-def _walk(folder: str, *, top: bool = False) -> list[str]:
-    """Files below a folder, without a stat for each: a million on a network disk take minutes.
-
-    Links to folders are followed at the top alone, as class folders may be links.
-    """
-    found = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=top):
-                found += [f"{entry.name}/{name}" for name in _walk(entry.path)]
-            elif entry.is_file():
-                found.append(entry.name)
+def walk(root: Path) -> Listing:
+    """Everything below a folder, without a stat for each file: a million on a network disk take
+    minutes. Links are followed."""
+    found = Listing()
+    _walk(str(root), "", frozenset(), found)
     return found
 
 
-def any_image(root: Path) -> str | None:
-    """The name of an image in a folder or its class folders, if there is one."""
-    for folder in [root, *sorted(p for p in root.iterdir() if p.is_dir())]:
-        with os.scandir(folder) as entries:
-            found = next((e.name for e in entries if is_image(e.name) and e.is_file()), None)
-        if found is not None:
-            return found
-    return None
+def _walk(folder: str, path: str, above: frozenset[tuple[int, int]], found: Listing) -> None:
+    about = os.stat(folder)
+    above = above | {(about.st_dev, about.st_ino)}
+    if len(above) > DEEPEST:
+        raise too_deep(folder[:80] + "…")
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            name = path + entry.name
+            if hidden(entry.name):
+                found.hidden.append(name)
+                continue
+            kind = _kind(entry, above)
+            if kind == "odd":
+                found.odd.append(name)
+            elif kind == "folder":
+                found.folders.append(name)
+                _walk(entry.path, name + "/", above, found)
+            elif kind == "broken" and may_be_folder(name):
+                found.lost.append(name)
+            else:
+                found.names.append(name)
+
+
+def _kind(entry: os.DirEntry[str], above: frozenset[tuple[int, int]]) -> str:
+    """file, folder, broken (a link that leads nowhere) or odd; asks the disk about links alone."""
+    try:
+        if entry.is_dir():
+            if entry.is_symlink() and (entry.stat().st_dev, entry.stat().st_ino) in above:
+                return "odd"
+            return "folder"
+        if entry.is_file():
+            return "file"
+        return "broken" if entry.is_symlink() and not os.path.exists(entry.path) else "odd"
+    except OSError:  # links in a circle
+        return "broken"

@@ -1,10 +1,10 @@
-"""What every source has in common: names in a fixed order, labels, and how labels are found."""
+"""What every source has in common: images in a fixed order, their names and labels."""
 
 import errno
-import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +16,9 @@ import numpy as np
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.data.images import SUFFIXES
 
+MOST = 1 << 24  # classes: above, a label is no number of a class
+LARGEST = 1 << 30  # bytes of an image, or of a dataset.json
+UNLABELLED = "none"  # as the choice of labels: take none
 DATASET = "dataset.json"  # {"labels": [["path", class], …]}, as EDM2, REPA and SRA write it
 
 
@@ -39,15 +42,29 @@ class Choice:
     """What the user chose where a source can be read in several ways; None: the convention.
 
     Attributes:
-        image: the column of images. label: the column of labels, or "cls" or "json" files.
+        image: the column of images; of files, the suffix after the first dot.
+        label: the column of labels; of files, "cls", "json" or a key of the .json; or UNLABELLED.
         split: train, test, …
-        classes_from: "folders" or "dataset.json".
+        classes_from: "folders", all of them, or "dataset.json".
     """
 
     image: str | None = None
     label: str | None = None
     split: str | None = None
     classes_from: str | None = None
+
+    @property
+    def given(self) -> dict[str, str]:
+        """What was chosen."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    @classmethod
+    def of(cls, given: Mapping[str, str]) -> "Choice":
+        """From what `given` gave and a store kept; DataError for anything else."""
+        known = cls.__dataclass_fields__
+        if any(name not in known or not isinstance(value, str) for name, value in given.items()):
+            raise DataError(f"no way to read a source: {dict(given)} (a store of a newer sra2?)")
+        return cls(**given)
 
 
 CONVENTION = Choice()
@@ -66,6 +83,9 @@ class Source:
         class_names: [] where the source has numbers alone.
         kind: what `read` gives: encoded images, or moments (2C, h, w) as .npy bytes or arrays.
         ignored: names of files that do not look like images.
+        said: what was taken where there was a choice.
+        passed_over: lines about what else was not read.
+        listed: classes, where a dataset.json lists more than there are images of.
     """
 
     root: Path
@@ -75,6 +95,9 @@ class Source:
     reader: Callable[[int], bytes | np.ndarray]
     kind: Literal["images", "latents"] = "images"
     ignored: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
+    listed: int = 0
 
     def __len__(self) -> int:
         return len(self.names)
@@ -84,7 +107,20 @@ class Source:
         """Number of classes; 0 without labels."""
         if self.class_names or self.labels is None:
             return len(self.class_names)
-        return max(self.labels) + 1
+        return max(*self.labels, self.listed - 1) + 1
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines about how the source was read."""
+        return [*self.said, *self.left_out]
+
+    @property
+    def left_out(self) -> list[str]:
+        """A line for each kind of what is there but was not read."""
+        if not self.ignored:
+            return self.passed_over
+        few = f"{len(self.ignored):,} files do not look like images and are ignored"
+        return [f"{few}: {by_suffix(self.ignored)}", *self.passed_over]
 
     def read(self, index: int) -> bytes | np.ndarray:
         """What is stored of one image.
@@ -126,6 +162,20 @@ class Source:
             return list(pool.map(named, indices))
 
 
+def by_suffix(names: Sequence[str]) -> str:
+    """Of files: how many of which suffix, and one of each. "3 .txt (as a.txt), 1 .md (as b.md)" """
+    suffixes = [os.path.splitext(name)[1].lower() or "without a suffix" for name in names]
+    first = dict(zip(reversed(suffixes), reversed(names), strict=True))
+    parts = [f"{count:,} {s} (as {first[s]})" for s, count in Counter(suffixes).most_common(5)]
+    return ", ".join(parts) + (", …" if len(first) > len(parts) else "")
+
+
+def check_size(size: int) -> None:
+    """DataError for a file, by the size it is said to have, that is no image: before it is read."""
+    if size > LARGEST:
+        raise DataError(f"too large for an image ({size / 1e9:.1f} GB)")
+
+
 class FileReader(ABC):
     """Reads an entry of one file by its number, with a handle of its own in each process."""
 
@@ -140,6 +190,10 @@ class FileReader(ABC):
     @abstractmethod
     def open(self) -> Any: ...
 
+    def file_of(self, index: int) -> Path:
+        """The file that an entry lies in."""
+        return self.path
+
     @property
     def file(self) -> Any:
         if self._file is None or self._pid != os.getpid():
@@ -152,106 +206,11 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Which entries of a source are images, in which order and with which labels."""
-
-    order: list[int]
-    names: list[str]
-    labels: list[int] | None
-    class_names: list[str]
-    kind: Literal["images", "latents"]
-    ignored: list[str]
-
-    def source(self, root: Path, reader: Callable[[int], bytes | np.ndarray]) -> Source:
-        """These images. reader: gives what is stored of one, by its place in `names`."""
-        return Source(
-            root, self.names, self.labels, self.class_names, reader, self.kind, self.ignored
-        )
-
-
-def lay_out(
-    root: Path, names: Sequence[str], dataset: bytes | None, *, class_folders: bool = True
-) -> Layout:
-    """Order and labels from the paths of the entries, or from a dataset.json.
-
-    Sorted by class, then by name. Class folders are the first part of a path; entries without any
-    folder have no labels, nor have any without `class_folders`.
-
-    Raises:
-        SetupError: no images, images beside class folders, labels that do not fit.
-    """
-    kind: Literal["images", "latents"] = "images"
-    chosen = [i for i, name in enumerate(names) if is_image(name)]
-    latents = [i for i, name in enumerate(names) if name.lower().endswith(".npy")]
-    if latents and not chosen:
-        chosen, kind = latents, "latents"
-    taken = set(chosen)
-    ignored = [n for i, n in enumerate(names) if i not in taken and Path(n).name != DATASET]
-    if not chosen:
-        kinds = ", ".join(sorted(s[1:] for s in SUFFIXES))
-        raise SetupError(f"no images in {root}: expected CLASS/image or image files ({kinds})")
-    chosen.sort(key=lambda i: names[i].split("/"))
-    ordered = [names[i] for i in chosen]
-    if dataset is not None:
-        labels = dataset_labels(root, ordered, dataset)
-        return Layout(chosen, ordered, labels, [], kind, ignored)
-    if not class_folders:
-        return Layout(chosen, ordered, None, [], kind, ignored)
-    flat = [name for name in ordered if "/" not in name]
-    if flat and len(flat) < len(ordered):
-        nested = next(name for name in ordered if "/" in name)
-        raise SetupError(
-            f"{root} holds images ({flat[0]}) beside class folders ({nested.split('/')[0]}): "
-            "move either away"
-        )
-    if flat:
-        return Layout(chosen, ordered, None, [], kind, ignored)
-    if kind == "latents":
-        raise SetupError(f"{root} holds latents in folders, but no {DATASET} with their labels")
-    class_names = sorted({name.split("/")[0] for name in ordered})
-    number = {name: i for i, name in enumerate(class_names)}
-    labels = [number[name.split("/")[0]] for name in ordered]
-    return Layout(chosen, ordered, labels, class_names, kind, ignored)
-
-
-def dataset_labels(root: Path, names: Sequence[str], dataset: bytes) -> list[int] | None:
-    """Labels from a dataset.json; None where it says there are none.
-
-    Names are matched as they are, else by the number that ends them: latents are listed under the
-    names of their images by some tools.
-    """
-    try:
-        tree = json.loads(dataset)
-        listed = tree.get("labels") if isinstance(tree, dict) else tree
-        pairs = dict(listed.items() if isinstance(listed, dict) else listed or ())
-    except (ValueError, TypeError):
-        raise SetupError(f"{root}: its {DATASET} is not a list of [path, class] pairs") from None
-    if not pairs or all(value is None for value in pairs.values()):
-        return None
-    if names[0] not in pairs:
-        by_number = {_number(name): value for name, value in pairs.items()}
-        if len(by_number) == len(pairs) and _number(names[0]) in by_number:
-            pairs = {name: by_number.get(_number(name)) for name in names}
-    labels = [pairs.get(name) for name in names]
-    missing = [name for name, label in zip(names, labels, strict=True) if label is None]
-    if missing:
-        raise SetupError(
-            f"{root}: its {DATASET} has no label for {missing[0]}"
-            + (f" and {len(missing) - 1} others" if missing[1:] else "")
-        )
-    return whole_numbers(root, labels)
-
-
 def whole_numbers(root: Path, labels: Sequence[Any]) -> list[int]:
     """Labels as classes; SetupError for anything but whole numbers from 0."""
     for label in labels:
+        if isinstance(label, int) and label >= MOST:
+            raise SetupError(f"{root}: a label of {str(label)[:20]} would make as many classes")
         if not isinstance(label, int) or isinstance(label, bool) or label < 0:
             raise SetupError(f"{root}: labels must be whole numbers from 0, not {label!r}")
     return list(labels)
-
-
-def _number(name: str) -> str:
-    """The digits that end a name, without its suffix."""
-    stem = name.rpartition("/")[2].split(".")[0]
-    return stem[len(stem.rstrip("0123456789")) :]

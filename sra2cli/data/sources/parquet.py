@@ -1,8 +1,6 @@
 """Parquet files with image bytes, as Hugging Face data sets come."""
 
-import json
 import os
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -15,17 +13,16 @@ from typing import Any
 import numpy as np
 
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.data.sources.layout import Choice, Source, whole_numbers
-
-IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp")  # where a file does not say which it is
-LABELS = ("label", "labels", "cls", "class")
+from sra2cli.data.sources.columns import Columns, class_numbers, find_columns, of_one_split
+from sra2cli.data.sources.layout import Choice, Source
 
 
 def open_parquet(root: Path, files: list[Path], choice: Choice) -> Source:
     """List the rows of one split.
 
     Raises:
-        SetupError: pyarrow is missing, several splits, or no column of images.
+        SetupError: pyarrow is missing, several splits, no column of images, several columns that
+            might be meant, or files that do not belong together.
         DataError: a damaged file.
     """
     try:
@@ -33,12 +30,7 @@ def open_parquet(root: Path, files: list[Path], choice: Choice) -> Source:
         import pyarrow.parquet as pq
     except ImportError:
         raise SetupError("parquet files need pyarrow: pip install 'sra2[parquet]'") from None
-    splits = sorted({re.split(r"-\d+-of-\d+", file.stem)[0] for file in files})
-    if len(splits) > 1:
-        raise SetupError(
-            f"{root} holds several splits ({', '.join(splits)}): choose one by a quoted pattern, "
-            f"as '{files[0].parent}/{splits[0]}-*.parquet'"
-        )
+    files, said = of_one_split(root, files, choice.split)
     names: list[str] = []
     labels: list[Any] = []
     groups: list[Group] = []
@@ -46,52 +38,35 @@ def open_parquet(root: Path, files: list[Path], choice: Choice) -> Source:
     for file in files:
         try:
             with pq.ParquetFile(file) as table:
-                columns = columns or find_columns(root, table.schema_arrow)
+                schema = table.schema_arrow
+                about = (schema.metadata or {}).get(b"huggingface")
+                found = find_columns(file, [(f.name, str(f.type)) for f in schema], about, choice)
+                columns = columns or found
+                columns.refuse_other(file, found, files[0])
                 for number in range(table.metadata.num_row_groups):
-                    groups.append(Group(file, number, len(names)))
                     rows = table.metadata.row_group(number).num_rows
+                    if not 0 <= rows <= file.stat().st_size:
+                        raise DataError(f"{file} is damaged: a row group of {rows:,} rows")
+                    groups.append(Group(file, number, len(names)))
                     names += [f"{file.name}/{len(names) + k:08d}" for k in range(rows)]
                     if columns.label is not None:
                         part = table.read_row_group(number, columns=[columns.label])
                         labels += part.column(0).to_pylist()
-        except (arrow.ArrowException, OSError) as error:
-            raise DataError(f"{file} is damaged or not a parquet file: {error}") from None
+                    if columns.label is not None and len(labels) != len(names):
+                        raise DataError(f"{file} is damaged: not as many labels as rows")
+        except (arrow.ArrowException, OSError, UnicodeError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"{file} is damaged or not a parquet file: {reason}") from None
     if columns is None or not names:
         raise SetupError(f"no images in {root}")
     return Source(
         root,
         names,
-        None if columns.label is None else whole_numbers(root, labels),
+        None if columns.label is None else class_numbers(root, labels, columns.class_names),
         columns.class_names,
         ParquetReader(groups, columns.image),
+        said=said + columns.said,
     )
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The columns of images and labels; class_names where the file holds them."""
-
-    image: str
-    label: str | None
-    class_names: list[str]
-
-
-def find_columns(root: Path, schema: Any) -> Columns:
-    """From the data set's own description, else by their usual names."""
-    about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = about.get("info", {}).get("features", {})
-    images = [k for k, v in features.items() if _kind(v) == "Image"]
-    labels = [k for k, v in features.items() if _kind(v) == "ClassLabel"]
-    images = images or [k for k in IMAGES if k in schema.names]
-    labels = labels or [k for k in LABELS if k in schema.names]
-    if not images:
-        raise SetupError(f"{root} has no column of images (it has {', '.join(schema.names)})")
-    class_names = features.get(labels[0], {}).get("names", []) if labels else []
-    return Columns(images[0], labels[0] if labels else None, class_names)
-
-
-def _kind(feature: Any) -> str | None:
-    return feature.get("_type") if isinstance(feature, dict) else None
 
 
 @dataclass(frozen=True)
@@ -103,6 +78,7 @@ class Group:
     first: int
 
 
+SHORT = "its row group holds fewer rows than the file says"
 _FORKED = threading.Lock()  # while a reader finds itself in another process
 
 
@@ -142,8 +118,14 @@ class ParquetReader:
                     self._kept[at] = [cell for batch in batches for cell in batch.column(0)]
                 while len(self._kept) > self.KEPT:
                     self._kept.popitem(last=False)
-            cell = self._kept[at][index - self.groups[at].first]
-        return image_bytes(cell)
+            cells, row = self._kept[at], index - self.groups[at].first
+        if row >= len(cells):
+            raise DataError(SHORT)
+        return image_bytes(cells[row])
+
+    def file_of(self, index: int) -> Path:
+        """The file of a row."""
+        return self.groups[self._group_of(index)].file
 
     def many(self, indices: Sequence[int]) -> list[bytes]:
         """The images of several rows, in the order asked for."""
@@ -170,8 +152,8 @@ class ParquetReader:
                     waiting.remove(index)
                 first = last
                 if not waiting:
-                    break
-        return found
+                    return found
+        raise DataError(SHORT)
 
     @contextmanager
     def _column(self, at: int) -> Iterator[Any]:
@@ -186,7 +168,7 @@ class ParquetReader:
                 if arrow.types.is_struct(table.schema_arrow.field(column).type):
                     column += ".bytes"  # beside the path of the image
                 yield table.iter_batches(16, row_groups=[group.number], columns=[column])
-        except (arrow.ArrowException, OSError) as error:
+        except (arrow.ArrowException, OSError, KeyError) as error:
             if getattr(error, "errno", None) is not None:  # of the disk, not of the file
                 raise
             raise DataError(
