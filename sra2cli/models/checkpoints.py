@@ -17,14 +17,15 @@ from torch import Tensor
 
 from sra2cli.config.settings import PathKind
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.models import checkpoint_files, sit_checkpoints, training_args
+from sra2cli.encoders.statistics import Statistics, statistics_of
+from sra2cli.models import checkpoint_files, families, sit_checkpoints, training_args
 from sra2cli.models.build import BACKBONES, filled, from_record, record_of
 from sra2cli.models.checkpoint_files import WEIGHTS
 from sra2cli.models.contract import Backbone
-from sra2cli.models.sit import SiT
 from sra2cli.models.sit_checkpoints import KINDS, StateDict
 
 CONFIG = "config.json"  # beside the weights in an exported folder
+NORM = "bn."  # REPA-E's statistics of latents
 WRAPPERS = {"module", "_orig_mod"}  # what DDP, AveragedModel and torch.compile put into keys
 
 
@@ -34,6 +35,7 @@ class Loaded:
 
     path: the path it was trained on; linear unless the file says otherwise.
     assumed: what was taken for granted of a foreign file; "" for ours. unsure: it may be wrong.
+    statistics: scale and shift of its latents, where the file holds them (REPA-E).
     """
 
     model: Backbone
@@ -42,6 +44,7 @@ class Loaded:
     path: PathKind = "linear"
     assumed: str = ""
     unsure: bool = False
+    statistics: Statistics | None = None
 
 
 def load_model(source: str | Path | Mapping[str, Any], *, num_heads: int | None = None) -> Backbone:
@@ -89,11 +92,15 @@ def load(
             raise DataError(f"{name} says that its path is '{path}', which this sra2 does not know")
         return Loaded(model, "sra2", found, path)  # type: ignore[arg-type]
     args = training_args.plain_args(content, about)
-    if not isinstance(source, Mapping):
-        training_args.refuse_names(Path(source), args, kind)
-    sit = sit_checkpoints.from_state(state, args, name, num_heads=num_heads, kind=kind)
-    model = filled(SiT, sit.config.to_dict(), sit.state, name)
-    return Loaded(model, sit.origin, found, sit.path, sit.assumed, sit.unsure)
+    statistics = statistics_of({k: v for k, v in state.items() if k.startswith(NORM)}, name)
+    state = {k: v for k, v in state.items() if not k.startswith(NORM)}
+    its = families.from_state(state, args, name, num_heads)
+    if its is None:
+        if not isinstance(source, Mapping):
+            training_args.refuse_names(Path(source), args, kind)
+        its = sit_checkpoints.from_state(state, args, name, num_heads=num_heads, kind=kind)
+    model = filled(BACKBONES[its.backbone], its.config.to_dict(), its.state, name)
+    return Loaded(model, its.origin, found, its.path, its.assumed, its.unsure, statistics)
 
 
 def metadata(model: Backbone, path: PathKind) -> dict[str, str]:

@@ -22,34 +22,33 @@ from sra2cli.models.sit import SIZES, SiTConfig
 from sra2cli.models.training_args import path_of, trained_as
 
 StateDict = dict[str, Tensor]
-Origin = Literal["SiT", "REPA", "SRA", "sra2"]
-KINDS = ("sit", "repa")  # what a foreign file can be taken for
+Origin = Literal["SiT", "REPA", "SRA", "sra2", "LightningDiT", "REG", "MaskDiT"]
+KINDS = ("sit", "lightningdit", "repa")  # what a foreign file can be taken for
 HEADS: dict[Origin, str] = {"REPA": "projectors.", "SRA": "ap_head."}  # keys, by who trained them
-FOREIGN = {  # keys of networks that are not a SiT
-    "mlp.w12": "LightningDiT (SwiGLU, rotary positions)",
-    "cls_projectors2": "REG (a class token)",
-    "wg_norm": "REG (a class token)",
-}
+HIDDEN = "blocks.0.mlp.fc1.weight"
 NEEDED = {  # with their number of dimensions: what recognising and converting look at
     "x_embedder.proj.weight": 4,
     "final_layer.linear.weight": 2,
     "final_layer.linear.bias": 1,
     "t_embedder.mlp.0.weight": 2,
-    "blocks.0.mlp.fc1.weight": 2,
 }
 OPTIONAL = {"pos_embed": 3, "y_embedder.embedding_table.weight": 2}
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """A network of the family, its weights as ours, and what is known of it: see checkpoints."""
+    """A network, its weights as ours, and what is known of it: see checkpoints.
+
+    backbone: its row of models.build.BACKBONES.
+    """
 
     config: SiTConfig
     state: StateDict
     origin: Origin
     path: PathKind
-    assumed: str
-    unsure: bool
+    assumed: str = ""
+    unsure: bool = False
+    backbone: str = "sit"
 
 
 def from_state(
@@ -110,7 +109,7 @@ def origin_of(
     if shaped != "sra2":
         return shaped, True
     if told is None and kind is not None:
-        told = "SiT" if kind == "sit" else "REPA"
+        told = "REPA" if kind == "repa" else "SiT"  # LightningDiT without its options is a SiT
     return told or shaped, told is not None
 
 
@@ -134,33 +133,43 @@ def check_args(
 
 def recognise(state: Mapping[str, Tensor], name: str) -> Origin:
     """Whose network this is, by its keys; SetupError for networks that are not a SiT."""
-    for part, what in FOREIGN.items():
-        if any(part in key for key in state):
-            raise SetupError(f"{name} is a {what} checkpoint, which sra2 does not open")
-    for key, dimensions in (NEEDED | OPTIONAL).items():
-        if key not in state and key in NEEDED:
+    check_tensors(state, name)
+    for kind, prefix in HEADS.items():
+        if any(key.startswith(prefix) for key in state):
+            return kind
+    return "SiT" if doubled(state) else "sra2"
+
+
+def check_tensors(
+    state: Mapping[str, Tensor], name: str, *, what: str = "SiT", hidden: str = HIDDEN
+) -> None:
+    """SetupError where what recognising and converting look at is missing or odd.
+
+    Args:
+        what: the kind of network. hidden: the first weight of the first block's feed-forward layer.
+    """
+    needed = {**NEEDED, hidden: 2}
+    for key, dimensions in (needed | OPTIONAL).items():
+        if key not in state and key in needed:
             found = ", ".join(sorted(state)[:3])[:160] or "nothing"
-            raise SetupError(f"{name} is not a SiT: it has no {key} (it begins with {found})")
+            raise SetupError(f"{name} is not a {what}: it has no {key} (it begins with {found})")
         if key in state and (state[key].dim() != dimensions or not state[key].numel()):
-            raise SetupError(f"{name} is not a SiT: {key} is {tuple(state[key].shape)}")
+            raise SetupError(f"{name} is not a {what}: {key} is {tuple(state[key].shape)}")
     time = tuple(state["t_embedder.mlp.0.weight"].shape)
     if time[1] != FREQUENCIES:
         raise SetupError(
-            f"{name} is not a SiT: t_embedder.mlp.0.weight is {time} instead of (D, {FREQUENCIES})"
+            f"{name} is not a {what}: t_embedder.mlp.0.weight is {time} instead of "
+            f"(D, {FREQUENCIES})"
         )
     _, channels, patch, other = state["x_embedder.proj.weight"].shape
     rows = len(state["final_layer.linear.weight"])
     if patch != other or rows not in (patch**2 * channels, 2 * patch**2 * channels):
         raise SetupError(
-            f"{name} is not a SiT: final_layer.linear.weight has {rows} rows for patches of "
+            f"{name} is not a {what}: final_layer.linear.weight has {rows} rows for patches of "
             f"{patch}x{other} and {channels} channels"
         )
     if len(state["final_layer.linear.bias"]) != rows:
-        raise SetupError(f"{name} is not a SiT: final_layer.linear.bias does not fit its weight")
-    for kind, prefix in HEADS.items():
-        if any(key.startswith(prefix) for key in state):
-            return kind
-    return "SiT" if doubled(state) else "sra2"
+        raise SetupError(f"{name} is not a {what}: final_layer.linear.bias does not fit its weight")
 
 
 def doubled(state: Mapping[str, Tensor]) -> bool:
@@ -200,12 +209,19 @@ def turned_round(state: StateDict) -> StateDict:
     return state
 
 
-def infer_config(state: Mapping[str, Tensor], num_heads: int | None, name: str) -> SiTConfig:
+def infer_config(
+    state: Mapping[str, Tensor],
+    num_heads: int | None,
+    name: str,
+    *,
+    sizes: Mapping[str, Mapping[str, int]] = SIZES,
+    hidden: str = HIDDEN,
+) -> SiTConfig:
     """The shape of a network from its tensors; heads from the table of sizes unless given."""
     width, channels, patch, _ = state["x_embedder.proj.weight"].shape
     depth = depth_of(state, name)
     labels = state.get("y_embedder.embedding_table.weight")
-    known = {(s["depth"], s["width"]): s["heads"] for s in SIZES.values()}
+    known = {(s["depth"], s["width"]): s["heads"] for s in sizes.values()}
     heads = known.get((depth, width)) if num_heads is None else num_heads
     if heads is None:
         raise SetupError(
@@ -223,7 +239,7 @@ def infer_config(state: Mapping[str, Tensor], num_heads: int | None, name: str) 
             latent=math.isqrt(tokens) * patch,
             classes=0 if labels is None else len(labels) - 1,
             qk_norm="blocks.0.attn.q_norm.weight" in state,
-            mlp_ratio=len(state["blocks.0.mlp.fc1.weight"]) / width,
+            mlp_ratio=len(state[hidden]) / width,
         )
     except (KeyError, ValueError) as error:
         raise SetupError(f"{name} is not a SiT that can be built: {error}") from None
