@@ -45,7 +45,7 @@ def user_errors() -> Iterator[None]:
     from sra2cli.core import processes
 
     processes.say_lost_memory()
-    threading.excepthook, sys.unraisablehook = _in_thread, _in_passing
+    threading.excepthook = _in_thread
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
@@ -64,12 +64,6 @@ def _in_thread(failed: threading.ExceptHookArgs) -> None:
     """What ends a thread of a library ends the command too, which says it."""
     if failed.exc_value is None or told(failed.exc_value) is None:
         threading.__excepthook__(failed)
-
-
-def _in_passing(failed: "sys.UnraisableHookArgs") -> None:
-    """What HDF5 could not write, which it says again when it lets go of the file."""
-    if "h5py" not in repr(failed.object):
-        sys.__unraisablehook__(failed)
 
 
 def interrupted(error: BaseException | None) -> bool:

@@ -225,6 +225,9 @@ def lay_out(path: Path, info: StoreInfo, names: Sequence[str], labels: Sequence[
     Writing through a memory map to a disk that has filled up since would kill the process.
     """
     count = len(names)
+    with path.open("wb") as room:  # HDF5 leaves a traceback where it finds none
+        room.write(bytes(1 << 16))
+        room.truncate(max(1 << 16, count * info.row_bytes))
     with h5py.File(path, "w", locking=False) as f:
         for name, rows in info.row_sets().items():
             _allocate(f, name, (count, *rows.shape), rows.dtype)
