@@ -177,7 +177,7 @@ KEYS = ("mu", "sigma", "mu_s", "sigma_s")
         ({"mu_s": None}, "has no mu_s beside sigma_s"),
         ({"arr_0": np.zeros((4, 8, 8, 3))}, "arr_0 must be uint8 (N, H, W, 3), not float64"),
         ({"arr_0": np.zeros((4, 3, 8, 8), np.uint8)}, "arr_0 must be uint8 (N, H, W, 3), not"),
-        ({"arr_0": np.array([None])}, "arr_0 must be uint8"),
+        ({"arr_0": np.array([None])}, "arr_0 cannot be read: it holds Python objects"),
         ({"arr_0": np.asfortranarray(pictures(4))}, "stored in Fortran's order"),
     ],
 )

@@ -28,6 +28,7 @@ LIBRARIES = {  # heavy libraries, and the files that may import them
     "accelerate": set(),  # its launcher is welcome, and needs nothing of it here
     "pyarrow": {"data/sources/parquet"},
     "matplotlib": {"core/pictures"},
+    "simplejpeg": {"data/images"},
     "sklearn": {"data/digits"},
     "scipy": {"evaluation/metrics"},
     "h5py": {"data/store_layout", "data/store_writer", "data/sources/hdf5"},

@@ -190,4 +190,5 @@ def test_a_lost_process_is_one_short_line():
         "another process of this command ended or does not answer (Read error [127.0.0.1]:47: "
         "Connection reset by peer): run the same command again to go on"
     )
+    assert processes.peer_lost(RuntimeError("Application timeout caused pair closure"))
     assert processes.peer_lost(RuntimeError("shape mismatch")) is None

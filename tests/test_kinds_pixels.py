@@ -8,19 +8,24 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import torch
 from conftest import finished, one_line
 from PIL import EpsImagePlugin, Image
+from test_store import INFO
 
 from sra2cli.core.errors import DataError
 from sra2cli.data import images
 from sra2cli.data.images import SUFFIXES, decode_image
-from sra2cli.data.sources import open_source
+from sra2cli.data.sources import Source, open_source
+from sra2cli.data.store_writer import StoreWriter
 from sra2cli.extraction import encode
+from sra2cli.extraction.decode import Chunks
 
 GREY = np.linspace(0, 255, 64).astype(np.uint8).reshape(4, 16)
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
@@ -292,3 +297,65 @@ def test_a_store_without_contents_is_complete_as_ever(quick, tmp_path):
     with h5py.File(out, "r+") as f:
         del f["contents"]
     assert finished(extraction(images, out)).returncode == 0
+
+
+# Numbers that are not finite.
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_latent_that_is_not_finite_names_the_image(quick, tmp_path, monkeypatch, precision):
+    images = as_folder(tmp_path / "x", {**FILES, "cat/1.png": BLUE})
+    whole = OPEN_VAE.__wrapped__("digits", device="cpu", offline=True, precision=precision)
+    encoded_by = type(whole).encode
+
+    def damaged(self: object, batch: torch.Tensor) -> torch.Tensor:
+        blue = (batch[:, 0, 0, 2] == 255)[:, None, None, None]
+        return encoded_by(self, batch).float().masked_fill(blue, float("nan"))
+
+    monkeypatch.setattr(type(whole), "encode", damaged)
+    done = finished(extraction(images, tmp_path / "a.h5", "--precision", precision))
+    line = one_line(done, 1)
+    assert "cat/1.png: its moments are not finite" in line and "weights" in line
+    assert ("--precision fp32" in line) is (precision == "fp16")
+
+
+def test_features_that_are_not_finite_name_the_image(tmp_path):
+    info = replace(INFO, encoder="toy", encoder_fingerprint="0", feature_tokens=1, feature_width=1)
+    writer = StoreWriter(tmp_path / "a.h5", info, ["0.png", "1.png"], [0, 0])
+    features = np.array([[[1.0]], [[np.inf]]], np.float16)
+    moments = np.zeros((2, *info.sets["moments"].shape), np.float32)
+    with pytest.raises(DataError, match=r"1\.png: its features are not finite .*float16 holds"):
+        writer.write([0, 1], {"moments": moments, "features": features})
+    assert not writer.state.any()
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_imported_latents_that_the_stored_type_cannot_hold(quick, tmp_path):
+    (tmp_path / "x").mkdir()
+    vae = OPEN_VAE("digits", device="cpu", offline=True, precision="fp32")
+    for i, value in enumerate((1.0, 1e6, np.nan)):
+        moments = np.full((2 * vae.channels, 1, 1), value, np.float32)
+        np.save(tmp_path / "x" / f"{i}.npy", moments)
+    side = str(vae.factor)
+    more = ["--dtype", "float16", "--resolution", side]
+    line = one_line(finished(extraction(tmp_path / "x", tmp_path / "a.h5", *more)), 1)
+    assert "1.npy: its moments reach 1e+06, more than float16 holds" in line
+    finished(extraction(tmp_path / "x", tmp_path / "b.h5", "--resolution", side))
+    assert "2.npy\tholds numbers that are not finite" in (tmp_path / "b.h5.rejects.txt").read_text()
+
+
+def test_a_jpeg_that_its_decoder_warns_of_is_rejected():
+    """libjpeg fills a hole with grey, and PIL says nothing of it."""
+    pytest.importorskip("simplejpeg")
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    for image in (Image.fromarray(noise), Image.fromarray(noise).convert("CMYK")):
+        for options in ({}, {"progressive": True}, {"optimize": True}):
+            whole = encoded(image, "jpeg", **options)
+            images.refuse_damaged_jpeg(whole)
+    whole = encoded(Image.fromarray(noise), "jpeg")
+    middle = len(whole) // 2
+    hole = whole[:middle] + bytes(400) + whole[middle + 400 :]
+    rows = [whole, hole, encoded(Image.fromarray(noise), "png")]
+    source = Source(Path("x"), list("abc"), None, [], rows.__getitem__)
+    chunk = Chunks(source, [range(3)], 32)[0]
+    assert chunk.rows == [0, 2] and "Corrupt JPEG data" in chunk.rejected[1]

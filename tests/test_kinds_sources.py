@@ -4,6 +4,7 @@ it leaves out; the same data the same way, whatever holds them."""
 import io
 import json
 import os
+import random
 import re
 import stat
 import tarfile
@@ -109,10 +110,12 @@ def refusal(path: Path, **choice: str) -> str:
         (classes("Train", "test2017"), {}, "2 .*several splits"),
         (classes("train/ant", "train/bee", "val/ant"), {"split": "train"}, ["ant", "bee"]),
         (classes("train/ant", "val/ant"), {"classes_from": "folders"}, ["train", "val"]),
+        ({**classes("train"), "bee": None}, {}, "2 .*bee holds no images"),
         (classes("train", "car", "bus"), {}, ["bus", "car", "train"]),
         (classes("ant/train", "ant/test", "bee/train"), {}, "2 .*splits in its classes.*--split"),
         (classes("ant/train", "ant/test", "bee/train"), {"split": "train"}, ["ant", "bee"]),
         (classes("ant", "bee"), {"split": "train"}, "2 --split train: .*no folder of images"),
+        (classes("ant", "bee"), {"split": ""}, "2 --split : .*no folder of images"),
         (classes("ant", "bee"), {"label": "cls"}, "2 --label cls: .*has no .cls or .json"),
         ({**classes("ant", "cat"), "bee": None}, {"label": "none"}, []),
         (classes("ant", "bee"), {"classes_from": "dataset.json"}, "2 --classes-from .*has none"),
@@ -253,6 +256,8 @@ def test_several_archives_in_one_file_are_refused(tmp_path, kind):
     two = put(tmp_path / "b", kind, classes("bee")).read_bytes()
     for name, data in (("both", one + two), ("end", one + two[:99]), ("whole", one)):
         (tmp_path / f"{name}.{kind}").write_bytes(data)
+    (tmp_path / f"zeros.{kind}").write_bytes(one + bytes(999))
+    assert len(open_source(tmp_path / f"zeros.{kind}")) == 2
     for name in ("both", "end"):
         assert "give them one by one" in refusal(tmp_path / f"{name}.{kind}")
     assert len(open_source(tmp_path / f"whole.{kind}")) == 2
@@ -272,6 +277,44 @@ def test_a_name_that_is_there_twice_is_refused(tmp_path, kind):
                 archive.addfile(*member("ant/0.png", png(0)))
                 archive.addfile(*member(second, png(1)))
         assert refusal(path).startswith("2 ") and "0.png" in refusal(path)
+
+
+PARTS = ("ant", "bee", "train", "val", "0", "10", ".h", "a b", "data", "test2017")
+LEAVES = ("0.png", "1.png", "0.cls", "0.json", "x.txt", "n.npy", "0.seg.png", "dataset.json", "x")
+CONTENT = {
+    ".cls": [b"1", b"2", b"x"],
+    ".json": [b'{"label": 3}', b"{}", b'{"labels": [["0.png", 1]]}', b'{"labels": null}'],
+}
+CHOICES = (
+    *({}, {}, {}, {"split": "train"}, {"classes_from": "folders"}, {"label": "cls"}),
+    *({"label": "none"}, {"image": "png"}, {"label": "json"}, {"classes_from": "dataset.json"}),
+)
+
+
+def test_the_same_files_give_the_same_images_or_the_same_refusal_in_anything(tmp_path):
+    rng = random.Random(0)
+    refused = 0
+    for number in range(40):
+        files: dict[str, bytes | None] = {}
+        for _ in range(rng.randrange(1, 8)):
+            folders = rng.choices(PARTS[: rng.choice([3, 5, 10])], k=rng.choice([0, 1, 1, 1, 2]))
+            leaf = rng.choice(LEAVES[: rng.choice([2, 2, 4, 9])])
+            data = rng.choice(CONTENT.get(Path(leaf).suffix, [png(1)]))
+            files["/".join([*folders, leaf])] = data
+        choice = Choice(**rng.choice(CHOICES))
+        found = []
+        for kind in HOLDERS:
+            (tmp_path / f"{number}{kind}").mkdir()
+            path = put(tmp_path / f"{number}{kind}", kind, files)
+            try:
+                source = open_source(path, choice)
+                found.append((source.names, source.labels, source.class_names, source.notes))
+            except UserError as error:
+                text = re.sub(r"give one, as \S+ or", "choose one by", str(error))
+                found.append((type(error), text.replace(str(path), "IT")))
+        assert found == found[:1] * 4, files
+        refused += isinstance(found[0][0], type)
+    assert 10 < refused < 35
 
 
 # -- dataset.json
@@ -566,9 +609,12 @@ def test_extract_says_and_records_what_was_chosen(tmp_path):
     store = Store(tmp_path / "a.h5")
     assert store.info.choice == {"split": "val"}
     store.verify()
-    assert open_source(path, Choice(**store.info.choice)).names == store.all_names
+    assert open_source(path, Choice.of(store.info.choice)).names == store.all_names
     with pytest.raises(SetupError):
         open_source(path)
+    for other in ({"splits": "val"}, {"split": 5}):
+        with pytest.raises(DataError, match="newer"):
+            Choice.of(other)
 
 
 def test_eval_counts_what_it_leaves_out(tmp_path):
@@ -590,5 +636,5 @@ def test_eval_counts_what_it_leaves_out(tmp_path):
     against = json.loads(sra2(*judge, "--ref", path).stdout)
     assert sum("1 .xyz" in warning for warning in against["warnings"]) == 2
     (path / "41.png").symlink_to("nowhere.png")
-    assert "41.png: a link to a file that is not there" in one_line(sra2(*judge), 1)
+    assert "41.png: a link to nowhere.png, which is not there" in one_line(sra2(*judge), 1)
     assert "--split val" in one_line(sra2(*judge, "--split", "val"), 2)

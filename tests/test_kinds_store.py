@@ -1,7 +1,6 @@
 """Stores that were edited, damaged or locked: one line that says what they are."""
 
 import fcntl
-import re
 import shutil
 
 import h5py
@@ -145,10 +144,10 @@ def test_values_that_are_not_finite_are_refused_with_what_is_left_to_try(tmp_pat
     rows = {k: np.ones((COUNT, *r.shape), r.dtype) for k, r in INFO.row_sets().items()}
     rows["moments"][2] = np.nan
     writer = StoreWriter(tmp_path / "a.h5", INFO, NAMES, range(COUNT))
-    with pytest.raises(DataError, match=r"moments that are not finite.*are its weights whole") as e:
+    with pytest.raises(DataError, match=r"2.png: its moments are not finite") as e:
         writer.write(range(COUNT), rows)
-    assert not re.search("--precision|--dtype", str(e.value))
+    assert "--dtype" not in str(e.value)
     half = StoreInfo(**{**vars(INFO), "dtype": "float16"})
     writer = StoreWriter(tmp_path / "b.h5", half, NAMES, range(COUNT))
-    with pytest.raises(DataError, match=r"--precision fp32 and --dtype float32"):
+    with pytest.raises(DataError, match=r"reach 1e\+06.*--dtype float32"):
         writer.write(range(COUNT), {**rows, "moments": np.full_like(rows["moments"], 1e6)})

@@ -14,4 +14,4 @@ def check_finite(values: Mapping[str, Any], of: str) -> None:
     """
     for name, tensor in values.items():
         if not bool(tensor.isfinite().all()):
-            raise DataError(f"{of} is damaged: its {name} holds values that are not finite")
+            raise DataError(f"{of}: {name} holds values that are not finite (NaN or infinity)")

@@ -151,7 +151,8 @@ def peer_lost(error: RuntimeError) -> PeerLostError | None:
     from torch import distributed
 
     first = (str(error).splitlines() or [""])[0]
-    known = any(word in first for word in ("gloo", "Gloo", "NCCL", "recvValue"))
+    words = ("gloo", "Gloo", "pair closure", "NCCL", "recvValue")
+    known = any(word in first for word in words)
     if not known and not isinstance(error, distributed.DistError):
         return None
     why = re.sub(r"^\[\S+\] ", "", first).partition(". ")[0]  # without torch's file and advice
@@ -200,11 +201,7 @@ def group(device: str) -> Iterator[Group]:
         yield _active
         _active.wait()
         return
-    import torch
-
     if not launcher.launched():
-        if device.startswith("cuda:"):
-            torch.cuda.set_device(device)
         yield Group(device=device)
         return
     _active = _join(device)
@@ -212,7 +209,9 @@ def group(device: str) -> Iterator[Group]:
         console.silence()
     yield _active
     _active.wait()
-    torch.distributed.destroy_process_group()
+    from torch import distributed
+
+    distributed.destroy_process_group()
     _active = None
 
 

@@ -10,6 +10,11 @@ from PIL import Image, UnidentifiedImageError
 
 from sra2cli.core.errors import DataError
 
+try:
+    import simplejpeg
+except ImportError:  # then damage inside a JPEG is not seen
+    simplejpeg = None
+
 FORMATS = {  # that are opened, whatever a file is called: no other decoder, nor program, is asked
     "JPEG": {".jfif", ".jpe", ".jpeg", ".jpg"},
     "PNG": {".png"},
@@ -22,6 +27,7 @@ FORMATS = {  # that are opened, whatever a file is called: no other decoder, nor
     "PPM": {".pbm", ".pfm", ".pgm", ".pnm", ".ppm"},
 }
 SUFFIXES = set().union(*FORMATS.values())
+SEES_DAMAGE = simplejpeg is not None
 PIXELS = 180_000_000  # of the largest image that is opened: about 2 GB while it is decoded
 COPIES = {"WEBP": 2, "JPEG2000": 2}  # as much again, held by the decoder
 BITS, PHOTOMETRIC, SAMPLES, SIGNED = 258, 262, 339, 2  # tags of a TIFF; a value of the third
@@ -60,6 +66,20 @@ def decode_image(data: bytes, resolution: int | None = None) -> np.ndarray:
         raise DataError("too large for this machine's memory") from None
     except Exception as error:  # a damaged file makes PIL's decoders raise anything
         raise DataError(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def refuse_damaged_jpeg(data: bytes) -> None:
+    """DataError where libjpeg warns of damage inside a JPEG, which PIL keeps to itself.
+
+    Not asked of images that are judged: real references hold some with a few bytes too many.
+    """
+    if not SEES_DAMAGE or not data.startswith(b"\xff\xd8"):
+        return
+    try:
+        simplejpeg.decode_jpeg(data, "GRAY", fastdct=True, fastupsample=True)
+    except ValueError as error:
+        if "Corrupt JPEG data" in str(error):  # else a kind of JPEG that simplejpeg does not know
+            raise DataError(str(error)) from None
 
 
 def read_image(path: Path, resolution: int | None = None) -> np.ndarray:

@@ -8,6 +8,7 @@ import hashlib
 import math
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -42,7 +43,11 @@ def keys_of(path: Path) -> set[str]:
     if not path.is_file():
         raise SetupError(f"no file {path}")
     with reading(path, "it"), zipfile.ZipFile(path) as file:
-        return {name.removesuffix(".npy") for name in file.namelist()}
+        names = file.namelist()
+        twice = next((name for name, count in Counter(names).items() if count > 1), None)
+        if twice is not None:
+            raise ValueError(f"it holds {twice.removesuffix('.npy')} twice")
+        return {name.removesuffix(".npy") for name in names}
 
 
 @contextlib.contextmanager

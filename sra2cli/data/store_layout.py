@@ -70,9 +70,10 @@ def read_layout(f: h5py.File) -> Layout:
     """
     info = decode_info(f.attrs)
     declared: dict[str, tuple[tuple[int, ...], str]] = {
-        name: (rows.shape, rows.dtype) for name, rows in info.row_sets().items()
+        **{name: (rows.shape, rows.dtype) for name, rows in info.row_sets().items()},
+        "labels": ((), "int64"),
+        "state": ((), "uint8"),
     }
-    declared |= {"labels": ((), "int64"), "state": ((), "uint8")}
     if "contents" in f:  # stores of before have none
         declared["contents"] = ((), "uint64")
     odd = sorted(set(f) ^ {*declared, "names"})

@@ -58,7 +58,7 @@ class StoreWriter:
         *,
         create: bool = True,
     ):
-        self.path = path
+        self.path, self.names = path, names
         self.partial = partial_file(path)
         if path.exists():
             raise SetupError(f"{path} exists: remove it or choose another --out")
@@ -153,7 +153,7 @@ class StoreWriter:
             with np.errstate(over="ignore"):
                 stored = values[name].astype(rows_of.dtype)
             if not np.isfinite(stored).all():
-                raise DataError(self._not_finite(name, rows_of.dtype))
+                raise DataError(self._not_finite(name, rows, values[name], stored))
             rows_of[rows] = stored
             _flush(rows_of)
         for row, content in (contents or {}).items():
@@ -162,14 +162,25 @@ class StoreWriter:
         self._state[list(rejected)] = REJECTED
         _flush(self._state)
 
-    def _not_finite(self, name: str, dtype: np.dtype) -> str:
-        """What is wrong with rows, and what there is left to try."""
+    def _not_finite(
+        self, name: str, rows: Sequence[int], values: np.ndarray, stored: np.ndarray
+    ) -> str:
+        """Which image it is, and what the fault may be."""
+        bad = next(i for i in range(len(rows)) if not np.isfinite(stored[i]).all())
+        image = self.names[rows[bad]]
+        if np.isfinite(values[bad]).all():
+            highest = float(np.abs(values[bad]).max())
+            return (
+                f"{image}: its {name} reach {highest:.3g}, more than {stored.dtype} holds: "
+                "choose --dtype float32 and a new --out"
+            )
         precision = self.info.encode_precision
-        said = f"the VAE or encoder gives {name} that are not finite in {precision}, stored as "
-        best = precision not in ("fp16", "bf16") and self.info.dtype == "float32"
-        if best:
-            return f"{said}{dtype}: are its weights whole?"
-        return f"{said}{dtype}: encode with --precision fp32 and --dtype float32 into a new --out"
+        cause = "weights with NaN or infinity in the VAE or encoder"
+        if values.dtype == np.float16:
+            cause += ", or more than float16 holds"
+        if precision not in ("fp32", "imported"):
+            cause += f", or numbers too large for {precision}: choose --precision fp32"
+        return f"{image}: its {name} are not finite ({cause})"
 
     def finish(self) -> None:
         """Checksum the data, mark the store complete and give it its name.

@@ -4,7 +4,7 @@ Images come in batches and are not kept: any iterator of uint8 batches will do, 
 .npz, or of a sampler that draws them.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,16 @@ class Extractor:
     about: dict[str, Any] = field(default_factory=dict)
 
 
+def check_features(extractor: Extractor, features: Mapping[str, Tensor], first: int) -> None:
+    """DataError if features of the images from `first` on are not finite."""
+    if not all(bool(f.isfinite().all()) for f in features.values()):
+        last = first + len(next(iter(features.values()))) - 1
+        raise DataError(
+            f"the features of {extractor.name} are not finite at images {first}..{last}: are its "
+            "weights whole?"
+        )
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What to keep of the features: mean and covariance of some, all rows of some, the IS."""
@@ -73,11 +83,7 @@ class Collector:
     def take(self, features: dict[str, Tensor]) -> None:
         """The features of further images; DataError if they are not finite."""
         count = len(next(iter(features.values())))
-        if not all(bool(f.isfinite().all()) for f in features.values()):
-            raise DataError(
-                f"the features of {self._extractor.name} are not finite at images "
-                f"{self.count}..{self.count + count - 1}: are its weights whole?"
-            )
+        check_features(self._extractor, features, self.count)
         self.count += count
         for name, moments in self._moments.items():
             moments.add(features[name])

@@ -29,7 +29,7 @@ from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.files import hold, is_full, listing_digest, sync, utf8, write_json
 from sra2cli.core.processes import Group
 from sra2cli.data.images import center_crop
-from sra2cli.evaluation.extractors import Collected, Collector, Extractor, Wanted
+from sra2cli.evaluation.extractors import Collected, Collector, Extractor, Wanted, check_features
 from sra2cli.evaluation.image_sets import Seen
 from sra2cli.evaluation.judge import Judge, Judging, Result
 from sra2cli.runs.network import Network
@@ -159,6 +159,7 @@ class Parts:
         if part[0] == 0:
             pictures.save(pictures.grid(list(images[:100]), columns=10), self.preview)
         found = self.extractor.run(images)
+        check_features(self.extractor, found, part[0])  # before they are kept
         kept = {name: found[name].cpu().contiguous() for name in self.kept}
         about = {"pixels": hashlib.sha256(images.tobytes()).hexdigest()}
         about["size"] = json.dumps(images.shape[1:3])

@@ -1,6 +1,7 @@
 """The table of metrics: which network and feature each is made on, and what it needs of it."""
 
 import difflib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -125,7 +126,15 @@ def values(
 ) -> dict[str, float]:
     """The metrics of samples against a reference, in the order asked for.
 
-    real: None where no metric needs one. DataError: too few images for neighbours.
+    real: None where no metric needs one. DataError: too few images for neighbours, or a metric
+    that is not finite.
     """
     compared = Compared(fake, real, distances, device)
-    return {name: METRICS[name].compute(compared, METRICS[name].feature) for name in names}
+    found = {name: METRICS[name].compute(compared, METRICS[name].feature) for name in names}
+    for name, value in found.items():
+        if not math.isfinite(value):
+            raise DataError(
+                f"{name} is {value}: the statistics or features it is made of are too large, or of "
+                "too few images"
+            )
+    return found

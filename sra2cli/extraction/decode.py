@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sra2cli.core.errors import DataError
 from sra2cli.core.processes import die_with_parent
-from sra2cli.data.images import decode_image
+from sra2cli.data.images import decode_image, refuse_damaged_jpeg
 from sra2cli.data.sources import Source, VanishedError
 from sra2cli.extraction.changes import content_of
 
@@ -68,7 +68,9 @@ class Chunks(Dataset[Chunk]):
                 if self.shape is not None:
                     values.append(read_moments(data, self.shape, logvar=self.logvar))
                 elif isinstance(data, bytes):
-                    values.append(decode_image(data, self.resolution))
+                    image = decode_image(data, self.resolution)
+                    refuse_damaged_jpeg(data)
+                    values.append(image)
                 good.append(row)
             except VanishedError as error:
                 return Chunk(gone=str(error))
@@ -87,12 +89,12 @@ def read_moments(
         DataError: another shape, not finite, or logarithms where deviations are expected.
     """
     try:
-        array = np.load(io.BytesIO(data)) if isinstance(data, bytes) else data
-        moments = np.asarray(array, dtype=np.float32)
+        array = np.asarray(np.load(io.BytesIO(data)) if isinstance(data, bytes) else data)
     except Exception as error:  # np.load of a damaged file raises anything
         raise DataError(f"not an array: {' '.join(str(error).split())}") from None
-    if moments.shape != shape:
-        raise DataError(f"has shape {moments.shape}, not {shape}")
+    if array.shape != shape or array.dtype.kind not in "fiu":
+        raise DataError(f"has shape {array.shape} of {array.dtype}, not {shape} of numbers")
+    moments = array.astype(np.float32)
     if not np.isfinite(moments).all():
         raise DataError("holds numbers that are not finite")
     mean, std = np.split(moments, 2)

@@ -13,7 +13,7 @@ from torch import Tensor
 from sra2cli.core import console
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.processes import Group
-from sra2cli.data.images import decode_image
+from sra2cli.data.images import SEES_DAMAGE, decode_image
 from sra2cli.data.sources import CONVENTION, Choice, Source, VanishedError, open_source
 from sra2cli.data.store_info import RowSet, StoredType, StoreInfo
 from sra2cli.encoders.first_stage import EncodePrecision, FirstStage
@@ -166,6 +166,8 @@ def prepare(images: Path, options: Options, group: Group) -> Job:
     source = open_source(images, options.choice)
     for note in source.notes:
         console.say(note)
+    if not SEES_DAMAGE and source.kind == "images":
+        console.say("damage inside of JPEG is not looked for: pip install simplejpeg")
     if source.labels is None:
         console.say("no labels: the store is for unconditional models")
     vae = open_first_stage(

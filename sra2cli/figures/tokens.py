@@ -11,6 +11,7 @@ from torch import Tensor
 from sra2cli.core import clock
 from sra2cli.core.clock import Purpose
 from sra2cli.core.errors import DataError, SetupError
+from sra2cli.core.finite import check_finite
 from sra2cli.data.images import read_image
 from sra2cli.data.store import Store
 from sra2cli.diffusion.path import interpolate
@@ -70,6 +71,7 @@ def stored(store: Store, rows: Sequence[int], classes: int) -> Latents:
     at = np.asarray(rows)
     moments = store.moments(at).float()
     z = scaled_latents(moments, None, scale=store.info.scale, shift=store.info.shift)
+    check_finite({"latents": z}, str(store.path))
     labels = torch.from_numpy(store.labels[at]).long() if classes else None
     return Latents(z, labels, [store.names[row] for row in rows])
 
@@ -106,11 +108,13 @@ def tokens(
 ) -> Iterator[dict[int, Tensor]]:
     """Tokens (up to `BATCH`, T, D) float32, on the CPU, after each of some blocks (1-based).
 
-    A batch at a time: all of XL/2's tokens of 512 images would be 17 GB.
+    A batch at a time: all of XL/2's tokens of 512 images would be 17 GB. DataError: not finite.
     """
     model, device = network.model, next(network.model.parameters()).device
     for k in range(0, len(x_t), BATCH):
         part = x_t[k : k + BATCH].to(device)
         y = None if labels is None else labels[k : k + BATCH].to(device)
         _, tapped = model(part, torch.full((len(part),), t, device=device), y, taps=set(blocks))
+        named = {f"tokens after block {block}": tapped[block] for block in blocks}
+        check_finite(named, f"the network at t = {t:g}")
         yield {block: tapped[block].float().cpu() for block in blocks}

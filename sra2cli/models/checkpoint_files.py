@@ -5,13 +5,14 @@ What is no single file (sharded, DCP, DeepSpeed) is said as what it is, with the
 
 import argparse
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from sra2cli.core.errors import DataError, SetupError
@@ -44,7 +45,11 @@ def read(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
                 about = f.metadata() or {}
             return dict(load_file(path)), about
         content = _unpickled(path)
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except DataError:
+        raise
+    except (
+        Exception
+    ) as error:  # three libraries, and each has errors of its own for what is damaged
         raise DataError(f"{path} is damaged or not a checkpoint: {_first_line(error)}") from None
     if not isinstance(content, Mapping):
         raise SetupError(f"{path} holds a {type(content).__name__}, not a checkpoint")
@@ -84,13 +89,17 @@ def refuse_parts(path: Path) -> None:
 def _unpickled(path: Path) -> Any:
     """What torch.save wrote: tensors, plain values and argparse.Namespace, which training scripts
     keep; no other class is let in."""
-    if zipfile.is_zipfile(path):  # torch packs nothing: what unpacks to more is a trap
-        with zipfile.ZipFile(path) as parts:
-            size = sum(part.file_size for part in parts.infolist())
-        if size > path.stat().st_size:
-            raise DataError(f"{path} is not a checkpoint: it would unpack to {size:,} bytes")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        if zipfile.is_zipfile(path):  # torch packs nothing: what unpacks to more is a trap
+            with zipfile.ZipFile(path) as parts:
+                size = sum(part.file_size for part in parts.infolist())
+            if size > path.stat().st_size:
+                raise ValueError(f"it would unpack to {size:,} bytes")
+        with (
+            warnings.catch_warnings(),  # of torch, on what others wrote: lines before the one error
+            torch.serialization.safe_globals([argparse.Namespace]),
+        ):
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle's own errors for what it does not allow
         named = re.search(r"GLOBAL (\S+)", str(error))

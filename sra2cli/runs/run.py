@@ -168,7 +168,12 @@ class Run:
     @property
     def store_info(self) -> StoreInfo:
         """Of the store the run was trained on."""
-        return StoreInfo.from_plain(self.about["store"]["info"])
+        try:
+            return StoreInfo.from_plain(self.about["store"]["info"])
+        except ValueError as error:
+            raise SetupError(
+                f"{self.path} is not a whole run folder: its run.json: store: {error}"
+            ) from None
 
     def has_checked(self, identity: tuple[int, int]) -> bool:
         """Whether a store, by size and date, is the file that was checked for this run."""

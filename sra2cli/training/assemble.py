@@ -74,7 +74,7 @@ def prepare(
     if images is not None and wanted.encoder is None:
         raise SetupError("--images is for methods that need an image encoder; this recipe has none")
     store = Store(data)
-    source = open_source(images, Choice(**store.info.choice)) if images is not None else None
+    source = open_source(images, Choice.of(store.info.choice)) if images is not None else None
     wanted = fitted(wanted, store, source)
     refuse_unbuildable(wanted)
     encoder = None
@@ -102,5 +102,10 @@ def start(
     said = start_from(objective.network, network.model)
     if said:
         console.say(said)
+    if network.path != objective.kind:
+        console.warn(
+            f"{init} was trained on the {network.path} path, this recipe trains on the "
+            f"{objective.kind} one: --set path.kind={network.path} goes on as it began"
+        )
     found: dict[str, Any] = {"path": str(init), "digest": network.about["checkpoint"]}
     return found

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sra2cli.config.recipe import from_dict
 from sra2cli.config.settings import Recipe, Train
-from sra2cli.core.errors import DataError
+from sra2cli.core.errors import DataError, UserError
 from sra2cli.core.processes import Group
 from sra2cli.data import batches
 from sra2cli.data.batches import Raw
@@ -44,6 +44,8 @@ class Engine:
         settings = recipe.train
         self.recipe, self.store, self.encoder = recipe, store, encoder
         self.group, self.device = group, torch.device(group.device)
+        if self.device.index is not None and self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = settings.tf32
         self.objective = objective.to(self.device)
@@ -176,9 +178,17 @@ class Engine:
         built = {k: v for k, v in heads.items() if k.partition(".")[0] in self.objective.heads}
         self.objective.heads.load_state_dict(built)
         self.ema.model.load_state_dict(checkpoint.weights("ema"))
-        training = checkpoint.training()
-        self.optimizer.load_state_dict(training["optimizer"])
-        self.scaler.load_state_dict(training["scaler"])
+        try:
+            training = checkpoint.training()
+            self.optimizer.load_state_dict(training["optimizer"])
+            self.scaler.load_state_dict(training["scaler"])
+        except UserError:
+            raise
+        except Exception as error:  # torch reads without looking what it is
+            raise DataError(
+                f"{checkpoint.path}: its optimiser's state cannot be read "
+                f"({type(error).__name__}): it was edited, or is of another version of torch"
+            ) from None
         self.step = checkpoint.step
 
     def steps_from(self, source: Iterator[list[Raw]]) -> Iterator[int]:

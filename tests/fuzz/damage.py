@@ -10,6 +10,10 @@ EXTRACT = (
     "extract {in} --out {out}/store.h5 --vae digits --resolution 32 --workers 0 --offline --json"
 )
 EVAL = "eval {in} --metrics fd-digits --ref {base}/ref.npz --out {out}/eval.json --json"
+SWEEP = (
+    "eval {base}/run --num 4 --steps 2 --solver euler --metrics fd-digits --ref {base}/ref.npz "
+    "--offline --out {out} --json"
+)
 DRAW = "--num 2 --steps 2 --solver euler --vae digits --offline --out {out}/samples --json"
 
 

@@ -1,7 +1,7 @@
 """The table of kinds: what is damaged, and the commands that read it."""
 
 from . import archives, networks, pictures, records, tables, tars
-from .damage import DRAW, EVAL, EXTRACT, Kind
+from .damage import DRAW, EVAL, EXTRACT, SWEEP, Kind
 
 CHECK = "extract --check {in} --json"
 TRAIN = "train --recipe {base}/tiny.yaml --json"
@@ -47,6 +47,7 @@ KINDS: dict[str, Kind] = {
     "metrics.jsonl": Kind(
         records.metrics, (f"{TRAIN} --data {{base}}/store.h5 --out {{in}} {ON}",)
     ),
+    "evals": Kind(records.evals, (SWEEP.replace("{out}", "{in}"),)),
     "samples.json": Kind(
         records.samples_json,
         (EVAL, "sample {base}/run --num 5 --steps 2 --solver euler --out {in} --json"),
@@ -70,5 +71,8 @@ KINDS: dict[str, Kind] = {
             "sample {base}/ours.safetensors --num 2 --steps 2 --num-heads 2 --solver euler "
             "--vae {in} --offline --out {out}/samples --json",
         ),
+    ),
+    "encoder": Kind(
+        networks.encoder, (EXTRACT.replace("{in}", "{base}/images") + " --encoder {in}",)
     ),
 }

@@ -20,6 +20,7 @@ from .damage import Damage
 from .mutate import Rng, as_json, damaged, odd_json, odd_tree, pick
 
 State = dict[Any, Any]
+PICKLES = {"model": "pytorch_model"}  # what transformers calls them
 
 
 def odd_state(rng: Rng, state: State) -> tuple[State, str, bool]:
@@ -74,10 +75,6 @@ def _sparse(state: State) -> State:
     return {k: v.to_sparse() if v.dim() == 2 else v for k, v in state.items()}
 
 
-def _quantised() -> Tensor:
-    return torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8)
-
-
 def _odd_content(rng: Rng, content: State) -> tuple[Any, str, bool]:
     """What a .pt holds around its state dict."""
     state = content["ema"]
@@ -117,7 +114,6 @@ def _odd_content(rng: Rng, content: State) -> tuple[Any, str, bool]:
         ("strings", {"ema": dict.fromkeys(state, "x")}, True),
         ("one string", {"ema": {**state, "pos_embed": "x"}}, False),
         ("meta", {"ema": {k: v.to("meta") for k, v in state.items()}}, True),
-        ("quantised", {"ema": {**state, "q": _quantised()}}, True),
     )  # fmt: skip
     name, value, must = pick(rng, options)
     return value, name, must
@@ -235,9 +231,18 @@ def _odd_training(rng: Rng, content: Any) -> tuple[Any, str]:
 
 
 def vae(rng: Rng, base: Path, into: Path) -> Damage:
-    """A folder of a first stage, its config or its weights damaged."""
-    folder, must = seeds.copy(base, "vae", into / "vae"), False
-    file = folder / "diffusion_pytorch_model.safetensors"
+    """A first stage as diffusers saves it."""
+    return _folder(rng, seeds.copy(base, "vae", into / "vae"), "diffusion_pytorch_model")
+
+
+def encoder(rng: Rng, base: Path, into: Path) -> Damage:
+    """An image encoder as transformers saves it."""
+    return _folder(rng, seeds.copy(base, "encoder", into / "encoder"), "model")
+
+
+def _folder(rng: Rng, folder: Path, stem: str) -> Damage:
+    """A config and weights beside it, one of them damaged."""
+    file, must = folder / f"{stem}.safetensors", False
     how = pick(rng, ("config", "config", "config", "state", "state", "bytes", "gone", "pickle"))
     if how == "config":
         data, note = odd_json(rng, (folder / "config.json").read_bytes())
@@ -254,7 +259,7 @@ def vae(rng: Rng, base: Path, into: Path) -> Damage:
     else:
         note, must = "a pickle that runs something", True
         file.unlink()
-        (folder / "diffusion_pytorch_model.bin").write_bytes(
+        (folder / f"{PICKLES.get(stem, stem)}.bin").write_bytes(
             b"cposix\nsystem\n(S'touch \"$RAN\"'\ntR."
         )
     return Damage(folder, note, must)

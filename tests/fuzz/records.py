@@ -104,6 +104,15 @@ def run_recipe(rng: Rng, base: Path, into: Path) -> Damage:
     return Damage(run, note)
 
 
+def evals(rng: Rng, base: Path, into: Path) -> Damage:
+    """The results of an evaluation, which the next one takes up."""
+    folder = seeds.copy(base, "evals", into / "evals")
+    file = pick(rng, sorted(folder.rglob("*.json")))
+    data, note = odd_json(rng, file.read_bytes())
+    file.write_bytes(data)
+    return Damage(folder, f"{file.name.split('-')[0]}: {note}")
+
+
 ROWS = (
     "", "null", "3", "[]", "{", '{"step": 1', "\0" * 64, '"x"', "{}", '{"event": 3}',
     '{"event": "eval"}', '{"step": "1"}',

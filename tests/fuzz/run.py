@@ -145,7 +145,7 @@ def main(arguments: list[str]) -> int:
     work = Path(chosen.keep or tempfile.mkdtemp(prefix="fuzz-")).absolute()
     try:
         (work / "seeds").mkdir(parents=True)
-        apart(lambda: seeds.make(work / "seeds"))
+        apart(lambda: seeds.make(work / "seeds") or True)
         judged = []
         for one in fuzz(work, work / "seeds", wanted, chosen.seed):
             judged.append(one)

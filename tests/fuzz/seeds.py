@@ -10,7 +10,9 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import save_file
+from transformers import Dinov2Config, Dinov2Model
 
+from sra2cli.cli import app
 from sra2cli.config import recipe
 from sra2cli.data.digits import load_digits
 from sra2cli.evaluation.evaluate import evaluate
@@ -21,6 +23,8 @@ from sra2cli.models.sit import SiT, SiTConfig
 from sra2cli.sampling import sample as sampling
 from sra2cli.sampling.settings import Sampling
 from sra2cli.training.train import train
+
+from .damage import SWEEP
 
 SETTINGS = """\
 base: digits-sit
@@ -34,7 +38,8 @@ IMAGES = 8
 
 
 def make(base: Path) -> None:
-    """Fill a folder with all of them."""
+    """Fill a folder with all of them; called in a process of its own."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # results of commands
     torch.set_num_threads(1)
     torch.manual_seed(0)
     images = load_digits()[0][:IMAGES]
@@ -53,8 +58,19 @@ def make(base: Path) -> None:
              out=base / "ref.json")  # fmt: skip
     evaluate(base / "samples", Judging(metric="fd-digits", ref=str(base / "ref.npz")),
              out=base / "clean.json")  # fmt: skip
+    places = {"base": base, "out": base / "evals"}
+    app([word.format_map(places) for word in SWEEP.split()], standalone_mode=False)
     _networks(base)
     _vae(base / "vae")
+    Dinov2Model(
+        Dinov2Config(
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=56,
+            patch_size=14,
+        )
+    ).save_pretrained(base / "encoder")
     _moments(base)
     _decoy(base / "bin")
 

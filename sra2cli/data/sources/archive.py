@@ -24,6 +24,7 @@ DAMAGED = (  # what the libraries raise of a damaged file
     *(RuntimeError, ValueError, OverflowError, IndexError, KeyError),
 )
 HEADER = 1 << 24  # bytes of the longest header of a tar member
+SPANNED = b"PK00"  # what a zip begins with that was once to be split
 PATH = 1 << 12  # of the longest path
 
 
@@ -57,8 +58,10 @@ def check_zip(path: Path, infos: Sequence[zipfile.ZipInfo]) -> None:
         file.seek(max(0, size - (1 << 16) - 22))
         tail = file.read()
     end = tail.rfind(b"PK\5\6")
-    behind = len(tail) - end - 22 - int.from_bytes(tail[end + 20 : end + 22], "little")
+    comment = int.from_bytes(tail[end + 20 : end + 22], "little")
+    behind = len(tail[end + 22 + comment :].rstrip(b"\0"))
     before = min((info.header_offset for info in infos), default=0)
+    before = 0 if before == len(SPANNED) else before
     if behind > 0 or before > 0:
         where = "behind its end" if behind > 0 else "before its first entry"
         raise DataError(

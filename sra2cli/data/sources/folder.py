@@ -36,7 +36,8 @@ class FolderReader:
                 return f.read()
         except FileNotFoundError:
             if os.path.islink(file):  # as large files of git-annex or a hub's cache may be missing
-                raise DataError("a link to a file that is not there") from None
+                there = os.readlink(file)
+                raise DataError(f"a link to {there}, which is not there") from None
             raise
 
 
@@ -54,7 +55,7 @@ def _walk(folder: str, path: str, above: frozenset[tuple[int, int]], found: List
     if len(above) > DEEPEST:
         raise too_deep(folder[:80] + "…")
     with os.scandir(folder) as entries:
-        for entry in entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
             name = path + entry.name
             if hidden(entry.name):
                 found.hidden.append(name)

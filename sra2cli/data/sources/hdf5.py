@@ -35,7 +35,7 @@ def _walk(group: Any, path: str, above: tuple[int, ...], found: Listing) -> None
     address = h5py.h5o.get_info(group.id).addr
     if len(above) > DEEPEST:
         raise too_deep(path[:80] + "…")
-    for key in group:
+    for key in sorted(group):
         name = path + key
         if hidden(key):
             found.hidden.append(name)

@@ -4,7 +4,7 @@ import errno
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -57,6 +57,14 @@ class Choice:
     def given(self) -> dict[str, str]:
         """What was chosen."""
         return {name: value for name, value in vars(self).items() if value is not None}
+
+    @classmethod
+    def of(cls, given: Mapping[str, str]) -> "Choice":
+        """From what `given` gave and a store kept; DataError for anything else."""
+        known = cls.__dataclass_fields__
+        if any(name not in known or not isinstance(value, str) for name, value in given.items()):
+            raise DataError(f"no way to read a source: {dict(given)} (a store of a newer sra2?)")
+        return cls(**given)
 
 
 CONVENTION = Choice()

@@ -14,7 +14,7 @@ DEEPEST = 64  # folders in each other: more are no data set
 
 @dataclass
 class Listing:
-    """Entries by their paths from the root.
+    """Entries by their paths from the root, sorted.
 
     Attributes:
         names: of the files, also of links to files that are not there.
@@ -124,7 +124,7 @@ class Tree:
     def _walk(self, folder: Folder, path: str, above: tuple[Folder, ...], found: Listing) -> None:
         if len(above) > DEEPEST:
             raise too_deep(f"{self.of}: {path[:80]}…")
-        for part, item in folder.items():
+        for part, item in sorted(folder.items(), key=lambda pair: pair[0]):
             name = path + part
             if hidden(part):
                 found.hidden.append(name)

@@ -51,10 +51,11 @@ def descend(found: Found) -> None:
 def _is_wrapper(found: Found, top: str, inside: Sequence[str], tables: set[str]) -> bool:
     """Whether the only folder with images lies above the classes, rather than being one."""
     nested = all(name.count("/") > 1 for name in inside) or f"{top}/{DATASET}" in tables
-    if SPLIT.fullmatch(top):
-        return nested or found.choice.classes_from != "folders"
     beside = {name.split("/")[0] for name in found.inside(found.listing.folders)} - {"", top}
-    return nested and not beside
+    if not SPLIT.fullmatch(top):
+        return nested and not beside
+    every = found.choice.classes_from == "folders"
+    return nested or not (every or any(not SPLIT.fullmatch(name) for name in beside))
 
 
 def _go_down(found: Found, top: str, why: str) -> None:
@@ -79,8 +80,8 @@ def _several(root: Path, prefix: str, splits: Sequence[str]) -> SetupError:
 def _below_classes(found: Found, wanted: str | None) -> None:
     """The chosen of several splits below each class, as ant/train/0.png."""
     parts = dict(zip(found.order, (name.split("/") for name in found.inside()), strict=True))
-    split_of = {i: part[1] if len(part) > 2 else "" for i, part in parts.items()}
-    splits = sorted({split for split in split_of.values() if SPLIT.fullmatch(split)})
+    split_of = {i: part[1] if len(part) > 2 else None for i, part in parts.items()}
+    splits = sorted({split for split in split_of.values() if split and SPLIT.fullmatch(split)})
     if wanted is not None and wanted not in split_of.values():
         raise SetupError(f"--split {wanted}: {found.root} holds no folder of images with this name")
     if wanted is not None:
