@@ -125,6 +125,8 @@ class StoreWriter:
 
     def forget(self, rows: Sequence[int]) -> None:
         """Rows that are to be written anew, as if they never were."""
+        if not rows:
+            return
         for values in (self._state, self.contents, *self._sets.values()):
             values[list(rows)] = 0
             _flush(values)
