@@ -1,6 +1,7 @@
 """Weights of others: complete, finite and of what they say they are, or refused by name."""
 
 import json
+import shutil
 import zipfile
 from argparse import Namespace
 from pathlib import Path, PosixPath
@@ -15,6 +16,7 @@ from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTForImageClassi
 
 from sra2cli.config import recipe
 from sra2cli.core.errors import DataError, SetupError
+from sra2cli.core.files import file_digest
 from sra2cli.encoders.first_stage import to_uint8
 from sra2cli.encoders.image import load_encoder
 from sra2cli.encoders.vae import load_vae
@@ -29,6 +31,7 @@ from sra2cli.models.sit import SiT, SiTConfig
 from sra2cli.runs.network import open_network
 from sra2cli.training.assemble import start
 from sra2cli.training.objective import Objective
+from sra2cli.training.train import train
 
 CONFIG = SiTConfig(depth=2, width=48, heads=3, latent=8, channels=16, classes=10)
 SAMPLE = ["--num", 2, "--steps", 2, "--vae", "digits", "--num-heads", 3, "--out", "s", "--offline"]
@@ -441,3 +444,53 @@ def test_what_an_encoder_does_not_use_may_be_missing_and_is_not_in_its_fingerpri
     assert first.fingerprint == second.fingerprint
     image = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
     assert torch.equal(first.features(image), second.features(image))
+
+
+# A run that goes on: what its checkpoint holds is looked at, whatever its digests say.
+
+
+@pytest.fixture(scope="module")
+def begun(digits_store, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    train(recipe.load("digits-sit", RUN), digits_store, out)
+    return out
+
+
+RUN = ["train.steps=1", "train.batch=4", "log.tensorboard=false", "log.preview_every=0"]
+
+
+def edited(checkpoint, file, change):
+    """A file of a checkpoint, changed, and its digest with it."""
+    path = checkpoint / file
+    if path.suffix == ".pt":
+        torch.save(change(torch.load(path, weights_only=True)), path)
+    else:
+        save_file(change(load_file(path)), path)
+    meta = json.loads((checkpoint / "checkpoint.json").read_text())
+    meta["files"][file] = file_digest(path)
+    (checkpoint / "checkpoint.json").write_text(json.dumps(meta))
+
+
+def poisoned(training):
+    next(iter(training["optimizer"]["state"].values()))["exp_avg"].fill_(torch.nan)
+    return training
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("ema.safetensors", lambda s: {k: v * torch.nan for k, v in s.items()}, "not finite"),
+        ("model.safetensors", lambda s: {k: v[:1] for k, v in s.items()}, "does not fit this run"),
+        ("training.pt", lambda _: [1], "is damaged"),
+        ("training.pt", lambda t: {**t, "optimizer": {}}, "does not fit this run"),
+        ("training.pt", poisoned, "exp_avg holds values that are not finite"),
+    ],
+)
+def test_a_checkpoint_that_was_edited_is_not_resumed(
+    begun, digits_store, tmp_path, file, change, message
+):
+    out = Path(shutil.copytree(begun, tmp_path / "run"))
+    edited(out / "checkpoints" / "step-00000001", file, change)
+    with pytest.raises(DataError, match=message) as caught:
+        train(recipe.load("digits-sit", [*RUN, "train.steps=2"]), digits_store, out)
+    assert "\n" not in str(caught.value)

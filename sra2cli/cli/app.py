@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -44,6 +45,7 @@ def user_errors() -> Iterator[None]:
     from sra2cli.core import processes
 
     processes.say_lost_memory()
+    threading.excepthook = _in_thread
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
@@ -56,6 +58,12 @@ def user_errors() -> Iterator[None]:
         if said is None:
             raise
         fail(said)
+
+
+def _in_thread(failed: threading.ExceptHookArgs) -> None:
+    """What ends a thread of a library ends the command too, which says it."""
+    if failed.exc_value is None or told(failed.exc_value) is None:
+        threading.__excepthook__(failed)
 
 
 def interrupted(error: BaseException | None) -> bool:
@@ -92,11 +100,12 @@ def of_system(error: OSError) -> UserError | None:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError("the disk is full: free some space and run the same command again")
     file = "a file" if error.filename is None else os.fsdecode(error.filename)
-    if error.errno in (errno.ENOENT, errno.ESTALE) and error.filename is not None:
+    gone = error.errno in (errno.ENOENT, errno.ESTALE)
+    if gone and error.filename is not None:
         return UserError(f"{file} is gone: removed or renamed while it was used?")
     said = str(error.strerror)  # HDF5 says all it knows in it
     said = f"cannot use {file}: {said if len(said) < 100 else os.strerror(error.errno)}"
-    if error.errno in (errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE):
+    if gone or error.errno in (errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE):
         return UserError(said)
     return SetupError(said)
 

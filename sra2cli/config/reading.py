@@ -29,6 +29,7 @@ __all__ = [
 T = TypeVar("T")
 SHOWN = 3  # faults of a record that are named
 LONGEST = 1 << 17  # characters of a YAML file
+DEEPEST = 40
 LARGEST = 10_000  # values in it, each `*alias` counted as all it stands for
 PLAIN = "tag:yaml.org,2002:"
 # Of what is unquoted. YAML 1.1 reads 010 as 8 and 1:30 as 90, YAML 1.2 does not: here both are
@@ -53,6 +54,15 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str):
         super().__init__(text)
         self._sizes: dict[yaml.Node, int] = {}
+        self._depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise ValueError("it is nested too deeply")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -98,8 +108,6 @@ def yaml_of(text: str) -> Any:
         if rb"\u0000" in json.dumps(value, ensure_ascii=False).encode():
             raise ValueError("it holds a character of code 0")
         return value
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
     except UnicodeEncodeError:  # "\ud800" alone is no text that can be written
         raise ValueError("it holds half of a surrogate pair") from None
     except yaml.YAMLError as error:

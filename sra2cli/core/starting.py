@@ -11,7 +11,7 @@ from typing import Any
 
 from sra2cli.core import console, launcher
 from sra2cli.core.errors import SetupError, UserError
-from sra2cli.core.processes import PARENT, PeerLostError, hold_to_parent
+from sra2cli.core.processes import LOST_MEMORY, PARENT, PeerLostError, hold_to_parent
 
 
 def start(
@@ -124,6 +124,7 @@ def _said(failures: list[Any]) -> int:
         return SetupError.exit_code if kind == SetupError.__name__ else UserError.exit_code
     if killed:
         name = signal.Signals(-killed[0].exitcode).name
-        print(f"error: a process of this command was ended by {name}", file=sys.stderr)
+        why = f": {LOST_MEMORY}" if name == "SIGBUS" else ""
+        print(f"error: a process of this command was ended by {name}{why}", file=sys.stderr)
     first = (killed or failures)[0].exitcode
     return int(first if first > 0 else 128 - first)

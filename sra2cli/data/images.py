@@ -29,7 +29,7 @@ FORMATS = {  # that are opened, whatever a file is called: no other decoder, nor
 SUFFIXES = set().union(*FORMATS.values())
 SEES_DAMAGE = simplejpeg is not None
 PIXELS = 180_000_000  # of the largest image that is opened: about 2 GB while it is decoded
-COPIES = {"WEBP": 2, "JPEG2000": 2}  # as much again, held by the decoder
+HELD = {"WEBP": 20, "JPEG2000": 20, "AVIF": 14, "F": 20, "I": 20}  # bytes a pixel, of 11 else
 BITS, PHOTOMETRIC, SAMPLES, SIGNED = 258, 262, 339, 2  # tags of a TIFF; a value of the third
 
 
@@ -51,7 +51,7 @@ def decode_image(data: bytes, resolution: int | None = None) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(data), formats=formats()) as image:
-            if image.width * image.height * COPIES.get(image.format or "", 1) > PIXELS:
+            if image.width * image.height > PIXELS * 11 // held_bytes(image):
                 raise DataError(f"too large to open safely ({image.width}x{image.height})")
             image.load()
             rgb = to_rgb(image)
@@ -66,6 +66,11 @@ def decode_image(data: bytes, resolution: int | None = None) -> np.ndarray:
         raise DataError("too large for this machine's memory") from None
     except Exception as error:  # a damaged file makes PIL's decoders raise anything
         raise DataError(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def held_bytes(image: Image.Image) -> int:
+    """For each pixel, while an image is decoded and becomes RGB: as measured."""
+    return max(HELD.get(key, 11) for key in (image.format or "", image.mode[0]))
 
 
 def refuse_damaged_jpeg(data: bytes) -> None:
@@ -134,7 +139,8 @@ def float_levels(values: np.ndarray) -> np.ndarray:
     low, high = float(values.min()), float(values.max())
     if not math.isfinite(low + high):
         raise DataError("float image with numbers that are not finite")
-    levels = np.rint(values * np.float32(255))
+    levels = values * np.float32(255)
+    np.rint(levels, out=levels)
     if low < 0 or high > 255 or (levels.max() > 255 and (values != np.rint(values)).any()):
         raise DataError(f"float image of unknown range ({low:g} to {high:g}, not 0 to 1)")
     return (levels if levels.max() <= 255 else values).astype(np.uint8)

@@ -125,6 +125,8 @@ class StoreWriter:
 
     def forget(self, rows: Sequence[int]) -> None:
         """Rows that are to be written anew, as if they never were."""
+        if not rows:
+            return
         for values in (self._state, self.contents, *self._sets.values()):
             values[list(rows)] = 0
             _flush(values)
@@ -236,6 +238,9 @@ def lay_out(path: Path, info: StoreInfo, names: Sequence[str], labels: Sequence[
     Writing through a memory map to a disk that has filled up since would kill the process.
     """
     count = len(names)
+    with path.open("wb") as room:  # HDF5 leaves a traceback where it finds none
+        room.write(bytes(1 << 16))
+        room.truncate(max(1 << 16, count * info.row_bytes))
     with h5py.File(path, "w", locking=False) as f:
         for name, rows in info.row_sets().items():
             _allocate(f, name, (count, *rows.shape), rows.dtype)

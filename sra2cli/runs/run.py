@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -28,6 +29,7 @@ from sra2cli.config.reading import (
 )
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.files import file_digest, utf8
+from sra2cli.core.finite import check_finite
 from sra2cli.data.store_info import StoreInfo
 from sra2cli.runs.naming import folder_name, step_of
 
@@ -77,6 +79,13 @@ class CheckpointRecord(TypedDict):
     files: dict[str, str]
 
 
+class TrainingRecord(TypedDict):
+    """training.pt: states as torch's own classes take them."""
+
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint folder; `meta` is its checkpoint.json. A file is verified when it is read.
@@ -98,15 +107,26 @@ class Checkpoint:
         return TRAINING in self.meta["files"]
 
     def weights(self, name: str) -> dict[str, Tensor]:
-        """Tensors of "model", "ema" or "heads", on the CPU; DataError if the file is damaged."""
-        return load_file(self._verified(f"{name}.safetensors"))
+        """Tensors of "model", "ema" or "heads", on the CPU; DataError if the file is damaged or
+        holds what is not finite."""
+        file = self._verified(f"{name}.safetensors")
+        try:
+            weights: dict[str, Tensor] = load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{file} is damaged: {error}") from None
+        check_finite(weights, str(file))
+        return weights
 
     def training(self) -> dict[str, Any]:
-        """Optimiser and scaler."""
-        state: dict[str, Any] = torch.load(
-            self._verified(TRAINING), map_location="cpu", weights_only=True
-        )
-        return state
+        """Optimiser and scaler; DataError if the file holds something else."""
+        file = self._verified(TRAINING)
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            found: dict[str, Any] = checked(TrainingRecord, state)
+            return found
+        except Exception as error:  # torch and pickle have many for what is damaged
+            reason = " ".join(str(error).split())[:160]
+            raise DataError(f"{file} is damaged: {reason}") from None
 
     def verify_all(self) -> None:
         """DataError unless every file is what was saved."""

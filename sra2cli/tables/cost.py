@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from sra2cli.config.reading import TypedDict, read_json
 from sra2cli.core import console
 from sra2cli.core.environment import environment
 from sra2cli.core.errors import DataError, SetupError
@@ -167,15 +168,58 @@ def clocks(device: str) -> dict[str, Any]:
     return {"load_average": os.getloadavg()[0], "cpus": os.cpu_count()}
 
 
+class Counted(TypedDict):
+    """A method's row of what was counted."""
+
+    method: str
+    external_parameters: int
+    head_parameters: int
+    gmacs: float
+    gmacs_percent: float
+    paper: dict[str, Any]
+
+
+class Timed(TypedDict):
+    """A method's row of what was measured."""
+
+    method: str
+    latency_ms: float
+    latency_percent: float
+    latency_range: list[float]
+    images_per_second: float
+    peak_memory_gb: float | None
+    gmacs_percent: float
+
+
+class Measured(TypedDict):
+    """What was measured, and how."""
+
+    rows: list[Timed]
+    model: str
+    resolution: int
+    batch: int
+    precision: str
+    compiled: bool
+    rounds: int
+
+
+class Result(TypedDict):
+    """What `cost` wrote, as far as it is read."""
+
+    model: str
+    counted: list[Counted]
+    measured: Measured | None
+    environment: dict[str, Any]
+
+
 def load_result(file: Path) -> dict[str, Any]:
     """A result that `cost` wrote, here or elsewhere."""
     try:
-        result: dict[str, Any] = json.loads(file.read_text())
-        result["counted"], result["measured"], result["model"]
+        result: dict[str, Any] = read_json(file, Result)
     except FileNotFoundError:
         raise SetupError(f"no file {file}") from None
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"{file} is not a result of sra2 cost") from None
+    except ValueError as error:
+        raise DataError(f"{file} is not a result of sra2 cost: {error}") from None
     return result
 
 

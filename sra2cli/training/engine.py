@@ -13,7 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sra2cli.config.recipe import from_dict
 from sra2cli.config.settings import Recipe, Train
-from sra2cli.core.errors import DataError, UserError
+from sra2cli.core.errors import DataError
+from sra2cli.core.finite import check_finite
 from sra2cli.core.processes import Group
 from sra2cli.data import batches
 from sra2cli.data.batches import Raw
@@ -178,24 +179,33 @@ class Engine:
         }
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Take up a checkpoint, of any number of processes."""
-        self.objective.network.load_state_dict(checkpoint.weights("model"))
-        heads = checkpoint.weights("heads")  # of methods of weight 0, older runs hold some too
+        """Take up a checkpoint, of any number of processes; DataError if it is not of this run."""
+        model, heads, ema = (checkpoint.weights(name) for name in ("model", "heads", "ema"))
+        training = checkpoint.training()
+        # of methods of weight 0, older runs hold heads too
         built = {k: v for k, v in heads.items() if k.partition(".")[0] in self.objective.heads}
-        self.objective.heads.load_state_dict(built)
-        self.ema.model.load_state_dict(checkpoint.weights("ema"))
         try:
-            training = checkpoint.training()
+            self.objective.network.load_state_dict(model)
+            self.objective.heads.load_state_dict(built)
+            self.ema.model.load_state_dict(ema)
             self.optimizer.load_state_dict(training["optimizer"])
             self.scaler.load_state_dict(training["scaler"])
-        except UserError:
-            raise
-        except Exception as error:  # torch reads without looking what it is
+            self._check_optimizer(f"the optimiser of {checkpoint.path}")
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:200]
             raise DataError(
-                f"{checkpoint.path}: its optimiser's state cannot be read "
-                f"({type(error).__name__}): it was edited, or is of another version of torch"
+                f"checkpoint {checkpoint.path} does not fit this run: {reason}"
             ) from None
         self.step = checkpoint.step
+
+    def _check_optimizer(self, of: str) -> None:
+        """Its state is finite and shaped as the weights: torch takes any."""
+        for weight, state in self.optimizer.state.items():
+            tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
+            odd = [k for k, v in tensors.items() if v.dim() and v.shape != weight.shape]
+            if odd:
+                raise ValueError(f"{odd[0]} is {tuple(tensors[odd[0]].shape)}, the weight is not")
+            check_finite(tensors, of)
 
     def steps_from(self, source: Iterator[list[Raw]]) -> Iterator[int]:
         """Train on each step's micro-batches; yields the number of steps done."""

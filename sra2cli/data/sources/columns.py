@@ -15,8 +15,10 @@ from sra2cli.data.sources.layout import UNLABELLED, Choice, whole_numbers
 IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp")  # the usual names of columns
 LABELS = ("label", "labels", "cls", "class")
 
-OF = re.compile(r"-(\d+)-of-(\d+)$")  # as Hugging Face numbers files
-SHARD = re.compile(r"part[-._]\d.*|\d+|(.+?)(?:-\d+-of-\d+|[-_.]\d{5,})?")  # Spark, the hub, …
+OF = re.compile(r"-(\d+)-of-(\d+)")  # as Hugging Face numbers files; it may add a hash
+SHARD = re.compile(  # names by Spark and Dask, by the hub, and others; a year or "cifar-10" is none
+    r"part[-._]\d.*|\d+|(.+?)(?:-\d+-of-\d+.*|[-_.](?:0\d*|\d{5,}))?"
+)
 ENCODED = re.compile(
     r"(large_)?binary(_view)?|fixed_size_binary.*|dictionary<values=(large_)?binary.*"
     r"|struct<(.*, )?bytes: (large_)?binary.*"
