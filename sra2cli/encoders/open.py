@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from sra2cli.encoders.first_stage import EncodePrecision, FirstStage
-from sra2cli.encoders.vae import load_vae
+from sra2cli.encoders.vae import is_ldm, load_ldm, load_vae
 
 DEFAULT = "stabilityai/sd-vae-ft-mse"  # what images are encoded with
 PUBLISHED = "stabilityai/sd-vae-ft-ema"  # what the published checkpoints are decoded with
@@ -21,6 +21,7 @@ class Opener:
 
 
 FIRST_STAGES: dict[str, Opener] = {  # the first that fits; AutoencoderKL says what it is not
+    "LDM's file": Opener(is_ldm, load_ldm),
     "AutoencoderKL": Opener(lambda name: True, load_vae),
 }
 
@@ -32,7 +33,7 @@ def open_first_stage(
     offline: bool = False,
     precision: EncodePrecision = "fp32",
 ) -> FirstStage:
-    """A first stage: "digits" (packaged), a folder, or a hub name.
+    """A first stage: "digits" (packaged), a folder, a file (VA-VAE's .pt), or a hub name.
 
     Args:
         offline: never touch the network; a hub name must then be in the local cache.

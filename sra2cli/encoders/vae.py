@@ -13,20 +13,23 @@ from torch import Tensor
 from sra2cli.core.errors import SetupError
 from sra2cli.core.files import weights_fingerprint
 from sra2cli.core.finite import check_finite
+from sra2cli.encoders import ldm
 from sra2cli.encoders.first_stage import (
     EncodePrecision,
     FirstStage,
     Rounding,
-    Scale,
     full_precision,
     to_uint8,
     unscaled,
 )
 from sra2cli.encoders.whole import check_whole
+from sra2cli.models import checkpoint_files
+from sra2cli.models.statistics import statistics_of
 
 PACKAGED = {"digits": Path(__file__).parents[1] / "assets" / "digits-vae"}
 ENCODES = ("encoder.", "quant_conv.")  # the weights that decide the moments
 DECODES = ("decoder.", "post_quant_conv.")
+STATISTICS = ("latents_mean", "latents_std")  # of a config: a number a channel
 
 
 class Vae(FirstStage):
@@ -38,10 +41,12 @@ class Vae(FirstStage):
         self.name, self.device, self.precision = name, device, precision
         self.model = model.to(device).eval().requires_grad_(False)
         config = self.model.config
-        self.scale: Scale = float(config.scaling_factor)
-        self.shift: Scale = float(getattr(config, "shift_factor", None) or 0.0)
-        if not (0 < self.scale < math.inf and math.isfinite(self.shift)):
-            raise ValueError(f"its scaling_factor is {self.scale}, its shift_factor {self.shift}")
+        factor, shift = float(config.scaling_factor), float(config.get("shift_factor") or 0.0)
+        if not (0 < factor < math.inf and math.isfinite(shift)):
+            raise ValueError(f"its scaling_factor is {factor}, its shift_factor {shift}")
+        found = statistics_of({k: config.get(k) for k in STATISTICS}, f"the VAE '{name}'")
+        self.scale, self.shift = (factor, shift) if found is None else found
+        self.scaling_factor = None if found is None else factor
         self.channels = int(config.latent_channels)
         self.factor = 2 ** (len(config.block_out_channels) - 1)
         self.fingerprint = weights_fingerprint(model.state_dict(), ENCODES)
@@ -110,3 +115,41 @@ def load_vae(
             f"cannot load the VAE '{name}' ({where}): {reason}; "
             "give --vae a folder with config.json and its weights"
         ) from None
+
+
+def is_ldm(name: str) -> bool:
+    """Whether this is a file of weights, which diffusers does not open."""
+    return Path(name).is_file()
+
+
+def load_ldm(
+    name: str,
+    *,
+    device: torch.device | str = "cpu",
+    offline: bool = False,
+    precision: EncodePrecision = "fp32",
+) -> Vae:
+    """An autoencoder in the keys of latent diffusion, as VA-VAE's file; as `open_first_stage`.
+
+    Its file has no scale: 1 and 0, unless there are statistics of its latents.
+
+    Raises:
+        SetupError: no such autoencoder, or one whose weights are not complete.
+        DataError: a damaged file, or weights that are not finite.
+    """
+    from diffusers import AutoencoderKL
+
+    content, _ = checkpoint_files.read(Path(name))
+    state = ldm.own_weights(content)
+    if state is None:
+        raise SetupError(f"{name} is not a VAE: no encoder.down.0.block.0.conv1.weight in it")
+    try:
+        config = ldm.config_of(state)
+        with torch.device("meta"):
+            model = AutoencoderKL(**config, scaling_factor=1.0)
+        model.load_state_dict(ldm.diffusers_names(state), assign=True)
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SetupError(f"{name} is not a whole VAE: {reason}") from None
+    check_finite(model.state_dict(), f"the VAE '{name}'")
+    return Vae(name, model, torch.device(device), precision)

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from sra2cli.config.settings import PathKind
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.encoders.statistics import Statistics, statistics_of
 from sra2cli.models import checkpoint_files, families, sit_checkpoints, training_args
 from sra2cli.models.build import BACKBONES, filled, from_record, record_of
 from sra2cli.models.checkpoint_files import WEIGHTS
 from sra2cli.models.contract import Backbone
 from sra2cli.models.sit_checkpoints import KINDS, StateDict
+from sra2cli.models.statistics import Statistics, statistics_of
 
 CONFIG = "config.json"  # beside the weights in an exported folder
 NORM = "bn."  # REPA-E's statistics of latents

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from sra2cli.core.errors import DataError, SetupError
+from sra2cli.models import checkpoint_files
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # scale, shift: a number a channel
 
@@ -42,7 +41,9 @@ def read_statistics(path: Path, channels: int) -> Statistics:
         SetupError: no such file, none of these in it, or of another number of channels.
         DataError: a damaged file.
     """
-    content = _read(path)
+    if not path.is_file():
+        raise SetupError(f"no statistics {path}: give a file, as latents_stats.pt, or 'compute'")
+    content, _ = checkpoint_files.read(path)
     found = statistics_of(content, str(path))
     if found is None:
         keys = ", ".join(str(k)[:40] for k in list(content)[:5]) or "nothing"
@@ -60,7 +61,11 @@ def read_statistics(path: Path, channels: int) -> Statistics:
 
 def statistics_of(content: Mapping[Any, Any], of: str) -> Statistics | None:
     """The statistics that a file or state dict holds, whatever it calls them; None: it has none."""
-    values = {k: torch.as_tensor(v) for k, v in content.items() if isinstance(v, Tensor | list)}
+    values = {
+        k: v if isinstance(v, Tensor) else torch.tensor(v, dtype=torch.float64)
+        for k, v in content.items()
+        if isinstance(v, Tensor | list | tuple)
+    }
     if {"mean", "std"} <= values.keys():
         return scale_and_shift(values["mean"], values["std"], of)
     if {"latents_mean", "latents_std"} <= values.keys():
@@ -71,19 +76,3 @@ def statistics_of(content: Mapping[Any, Any], of: str) -> Statistics | None:
         variance = values["bn.running_var"].double()
         return scale_and_shift(values["bn.running_mean"], variance.sqrt(), of)
     return None
-
-
-def _read(path: Path) -> Mapping[Any, Any]:
-    if not path.is_file():
-        raise SetupError(f"no statistics {path}: give a file, as latents_stats.pt, or 'compute'")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} is damaged or holds no tensors: {error}") from None
-    except Exception as error:  # torch raises pickle's own errors for what it does not allow
-        raise DataError(f"{path} cannot be opened safely: {str(error)[:160]}") from None
-    if not isinstance(content, Mapping):
-        raise SetupError(f"{path} holds a {type(content).__name__}, not statistics")
-    return content
