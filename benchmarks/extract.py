@@ -28,8 +28,8 @@ from sra2cli.data.images import read_image
 from sra2cli.data.sources import open_source
 from sra2cli.data.store import Store
 from sra2cli.encoders.vae import load_vae
-from sra2cli.extraction.encode import Options
 from sra2cli.extraction.extract import extract
+from sra2cli.extraction.makers import Options
 
 RESULTS = Path(__file__).parent / "results" / "extract.json"
 

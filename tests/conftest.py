@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from sra2cli.cli import app
 from sra2cli.data import digits
-from sra2cli.extraction.encode import Options
 from sra2cli.extraction.extract import extract
+from sra2cli.extraction.makers import Options
 
 GOLDEN = Path(__file__).parent / "golden"
 torch.set_num_threads(1)

@@ -23,7 +23,7 @@ from sra2cli.data.store_info import RowSet
 from sra2cli.encoders import open as first_stages
 from sra2cli.encoders.first_stage import FirstStage, to_uint8, unscaled
 from sra2cli.evaluation import scores
-from sra2cli.extraction import encode
+from sra2cli.extraction import encode, makers
 from sra2cli.models import build
 from sra2cli.models.contract import Backbone, Condition, Shape
 from sra2cli.models.layers import patchify, unpatchify
@@ -255,10 +255,12 @@ def test_a_first_stage(toy_stage, run_sra2, digits_folder, tmp_path):
 
 
 def brightness(options, info, group):
-    row_set = RowSet((1,), "float32", "the mean of the pixels", "v1")
-    return encode.Maker(
-        "brightness", row_set, lambda images: images.float().mean(dim=(1, 2, 3))[:, None] / 255
-    )
+    rows = {"brightness": RowSet((1,), "float32", "the mean of the pixels", "v1")}
+
+    def make(images):
+        return {"brightness": images.float().mean(dim=(1, 2, 3))[:, None] / 255}
+
+    return makers.Maker(rows, make)
 
 
 class DimmerConfig(ToyConfig):

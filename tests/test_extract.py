@@ -365,7 +365,8 @@ def test_check_finds_changed_attributes(run_sra2, digits_store, tmp_path):
 def test_two_extractions_into_one_store(digits_folder, tmp_path, run_sra2):
     from sra2cli.core.processes import Group
     from sra2cli.data.store_writer import StoreWriter
-    from sra2cli.extraction.encode import Options, prepare
+    from sra2cli.extraction.encode import prepare
+    from sra2cli.extraction.makers import Options
 
     job = prepare(digits_folder, Options(vae="digits", resolution=32), Group())
     writer = StoreWriter(tmp_path / "a.h5", job.info, job.source.names, job.source.labels)

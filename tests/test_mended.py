@@ -131,8 +131,8 @@ def test_rows_that_cannot_be_read_are_said_as_those_of_other_sources(parquet):
 @pytest.fixture(scope="module")
 def seen(digits_folder, dinov2, tmp_path_factory):  # noqa: F811
     """24 digits: a parquet file, and its store with an encoder's features."""
-    from sra2cli.extraction.encode import Options
     from sra2cli.extraction.extract import extract
+    from sra2cli.extraction.makers import Options
 
     folder = tmp_path_factory.mktemp("seen")
     images = [p.read_bytes() for p in sorted(digits_folder.rglob("*.png"))[:24]]

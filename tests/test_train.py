@@ -103,8 +103,8 @@ def killed_run(arguments: list[str], out: Path, kills: int, dice: random.Random)
 @pytest.fixture(scope="module")
 def store(digits_folder, dinov2, tmp_path_factory) -> Path:  # noqa: F811
     """Digits with encoder features."""
-    from sra2cli.extraction.encode import Options
     from sra2cli.extraction.extract import extract
+    from sra2cli.extraction.makers import Options
 
     out = tmp_path_factory.mktemp("store") / "features.h5"
     options = Options(vae="digits", resolution=32, encoder=str(dinov2))

@@ -89,7 +89,7 @@ def extract(
             start_processes(processes, device, share_cores=False)
             from sra2cli.encoders.open import DEFAULT
             from sra2cli.extraction import extract as room
-            from sra2cli.extraction.encode import Options
+            from sra2cli.extraction.makers import Options
 
             options = Options(
                 vae=vae or DEFAULT,

@@ -35,6 +35,7 @@ class Encoder:
         missing: names of weights of no use that its file does not hold.
 
     Attributes: width: F. patch: of the encoder. fingerprint: hash of its weights as loaded.
+    class_token: whether it has one.
     """
 
     def __init__(
@@ -55,18 +56,23 @@ class Encoder:
         self.fingerprint = weights_fingerprint(loaded)
         resampled = resample_positions(self.model, side)
         knows = "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters
+        self.class_token = False  # known when it has run
         self.options = {"interpolate_pos_encoding": True} if knows and not resampled else {}
 
-    @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """images: (B, H, W, 3) uint8."""
+        return self.tokens(images)[:, -(self.side**2) :]
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor) -> Tensor:
+        """(B, P + side², F): the class token first, where there is one, registers, then patches."""
         x = images.to(self.device).permute(0, 3, 1, 2).float() / 255
         mean = torch.tensor(IMAGENET_MEAN, device=self.device).view(3, 1, 1)
         std = torch.tensor(IMAGENET_STD, device=self.device).view(3, 1, 1)
         size = self.side * self.patch
         x = F.interpolate((x - mean) / std, (size, size), mode="bicubic")
         tokens: Tensor = self.model(pixel_values=x, **self.options).last_hidden_state
-        return tokens[:, -(self.side**2) :].float()  # class and register tokens come first
+        return tokens.float()
 
 
 def load_encoder(
@@ -115,7 +121,8 @@ def load_encoder(
     random = {k.removeprefix(prefix) for k in loaded["missing_keys"]}
     encoder = Encoder(name, model, side=side, device=torch.device(device), missing=random)
     try:  # an encoder that cannot do this size is found out here, not hours later
-        shape = encoder.features(torch.zeros(1, 8, 8, 3, dtype=torch.uint8)).shape
+        found = encoder.tokens(torch.zeros(1, 8, 8, 3, dtype=torch.uint8))
+        shape, encoder.class_token = found[:, -(side**2) :].shape, found.shape[1] > side**2
     except (ValueError, RuntimeError, TypeError) as error:
         raise SetupError(f"the encoder '{name}' cannot encode: {error}") from None
     if tuple(shape) != (1, side**2, encoder.width):

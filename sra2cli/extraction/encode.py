@@ -1,10 +1,9 @@
 """What is encoded with what: source, first stage, and what else is stored of each image."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,90 +13,17 @@ from sra2cli.core import console
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.processes import Group
 from sra2cli.data.images import SEES_DAMAGE, decode_image
-from sra2cli.data.sources import CONVENTION, Choice, Source, VanishedError, open_source
-from sra2cli.data.store_info import RowSet, StoredType, StoreInfo
-from sra2cli.encoders.first_stage import EncodePrecision, FirstStage
-from sra2cli.encoders.image import load_encoder
-from sra2cli.encoders.open import DEFAULT, open_first_stage
+from sra2cli.data.sources import Source, VanishedError, open_source
+from sra2cli.data.store_info import StoreInfo
+from sra2cli.encoders.first_stage import FirstStage
+from sra2cli.encoders.open import open_first_stage
 from sra2cli.extraction.decode import Chunk, Chunks, decoded, default_workers
+from sra2cli.extraction.makers import MAKERS, Maker, Options
 
 TIMED = 4  # images whose decoding is timed
 PIXELS = 1 << 16  # that are worth a pass on a CPU: 64 images of 32 px, one of 256
 ON_GPU = 64  # images of a pass there, unless --batch says otherwise
 IMPORTED = 64  # latents of others that are copied together
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to extract. Nothing here but vae, encoder, feature_patch, resolution, mirrored, precision
-    and dtype changes the numbers (on a GPU `batch` may change their last digits).
-
-    vae, encoder: folders or hub names; with an encoder, its features are stored for REPA.
-    mirrored: also encode the mirrored images (a latent cannot be mirrored).
-    feature_patch: of the network to be trained: one feature for each of its tokens.
-    batch: images encoded together; on a CPU as many as `unit` says run through the network at once.
-    workers: decoding processes; None: by the CPUs.
-    logvar: latents of others hold mean‖logvar.
-    choice: what to take where the source can be read in several ways.
-    """
-
-    vae: str = DEFAULT
-    resolution: int = 256
-    mirrored: bool = False
-    encoder: str | None = None
-    feature_patch: int = 2
-    precision: EncodePrecision = "fp32"
-    dtype: StoredType = "float32"
-    batch: int | None = None
-    workers: int | None = None
-    logvar: bool = False
-    offline: bool = False
-    choice: Choice = CONVENTION
-
-
-@dataclass(frozen=True)
-class Maker:
-    """What is stored of each image under one name.
-
-    make: uint8 images (B, H, W, 3) → rows (B, *row_set.shape).
-    attributes: of StoreInfo that declare it; none: it is declared in StoreInfo.extra.
-    """
-
-    name: str
-    row_set: RowSet
-    make: Callable[[Tensor], Tensor]
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-
-    def declared(self, info: StoreInfo) -> StoreInfo:
-        """What the store says of itself with these rows in it."""
-        if self.attributes:
-            return replace(info, **self.attributes)
-        return replace(info, extra={**info.extra, self.name: self.row_set})
-
-
-def image_features(options: Options, info: StoreInfo, group: Group) -> Maker | None:
-    """The patch tokens of an image encoder, if one was asked for."""
-    if options.encoder is None:
-        return None
-    if info.latent % options.feature_patch:
-        raise SetupError(f"--feature-patch {options.feature_patch} does not divide {info.latent}")
-    side = info.latent // options.feature_patch
-    encoder = load_encoder(options.encoder, side=side, device=group.device, offline=options.offline)
-    row_set = RowSet((side**2, encoder.width), "float16", options.encoder, encoder.fingerprint)
-    return Maker(
-        "features",
-        row_set,
-        lambda images: encoder.features(images).half(),
-        {
-            "encoder": options.encoder,
-            "encoder_fingerprint": encoder.fingerprint,
-            "feature_tokens": side**2,
-            "feature_width": encoder.width,
-        },
-    )
-
-
-MAKERS: list[Callable[[Options, StoreInfo, Group], Maker | None]] = [image_features]
 
 
 def unit(resolution: int) -> int:
@@ -156,8 +82,9 @@ class Job:
             batch = images.flip(2) if flipped else images
             found[f"{prefix}moments"] = self.vae.encode(batch)[:count]
             for maker in self.makers:
-                if maker.row_set.mirrored or not flipped:
-                    found[f"{prefix}{maker.name}"] = maker.make(batch)[:count]
+                wanted = [n for n, rows in maker.rows.items() if rows.mirrored or not flipped]
+                made = maker.make(batch) if wanted else {}
+                found |= {f"{prefix}{name}": made[name][:count] for name in wanted}
         return found
 
 
@@ -178,7 +105,8 @@ def prepare(images: Path, options: Options, group: Group) -> Job:
     makers = [maker for maker in made if maker is not None]
     for maker in makers:
         if source.kind == "latents":
-            raise SetupError(f"{source.root} holds latents: {maker.name} need the images")
+            names = ", ".join(maker.rows)
+            raise SetupError(f"{source.root} holds latents: {names} need the images")
         info = maker.declared(info)
     return Job(source, info, vae, makers, options)
 

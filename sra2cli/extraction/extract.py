@@ -19,13 +19,13 @@ from sra2cli.extraction.changes import changed, last_written
 from sra2cli.extraction.decode import Chunk, worker_deaths
 from sra2cli.extraction.encode import (
     Job,
-    Options,
     encode_rate,
     encoded,
     first_images,
     prepare,
     worker_count,
 )
+from sra2cli.extraction.makers import Options
 
 Host = tuple[Chunk, dict[str, np.ndarray]]  # a chunk, and what is stored of its rows
 TOGETHER, PAUSE = 64, 1.0  # rows, or seconds, after which rows are written

@@ -23,8 +23,8 @@ from sra2cli.encoders.open import open_first_stage
 from sra2cli.evaluation import scores
 from sra2cli.evaluation.networks import NETWORKS, open_extractor
 from sra2cli.evaluation.reference import check_reference, compared, is_npz, uncompared
-from sra2cli.extraction.encode import Options
 from sra2cli.extraction.extract import extract
+from sra2cli.extraction.makers import Options
 from sra2cli.models.build import shape_of
 from sra2cli.sampling.settings import Sampling, chosen
 from sra2cli.tables import paper
