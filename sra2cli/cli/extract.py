@@ -46,6 +46,16 @@ def extract(
     feature_patch: Annotated[int, o.how("Patch size of the network to be trained.", min=1)] = 2,
     precision: Annotated[str, o.how("Of the encoder: fp32, bf16 or fp16.")] = "fp32",
     dtype: Annotated[str, o.how("Of the stored moments: float32 or float16.")] = "float32",
+    latent_stats: Annotated[
+        str | None,
+        o.what(
+            "Mean and deviation of each latent channel: a file (latents_stats.pt), or 'compute'. "
+            "Default: the VAE's."
+        ),
+    ] = None,
+    latent_scale: Annotated[
+        str, o.how("Where a VAE has statistics and a scaling_factor: statistics (alone) or both.")
+    ] = "statistics",
     batch: Annotated[
         int | None,
         o.machine(
@@ -85,6 +95,7 @@ def extract(
             if images is None or out is None:
                 raise SetupError("give IMAGES and --out STORE, or --check STORE")
             one_of("--precision", precision, ("fp32", "bf16", "fp16"))
+            one_of("--latent-scale", latent_scale, ("statistics", "both"))
             one_of("--dtype", dtype, ("float32", "float16"))
             start_processes(processes, device, share_cores=False)
             from sra2cli.encoders.open import DEFAULT
@@ -102,6 +113,8 @@ def extract(
                 batch=batch,
                 workers=workers,
                 logvar=logvar,
+                latent_stats=latent_stats,
+                latent_scale=latent_scale,
                 offline=offline,
                 choice=chosen_source(image, label, split, classes_from),
             )

@@ -19,7 +19,8 @@ MOST = 1 << 20  # images encoded together
 Scales = Positive | tuple[Positive, ...]  # one number for each channel, or one for all
 Shifts = Number | tuple[Number, ...]
 
-MAY_LACK = ("choice", "extra")  # left out where they say nothing
+OWN = "computed of its latents"  # statistics, known when a store is finished
+MAY_LACK = ("choice", "statistics", "extra")  # left out where they say nothing
 FREE = (
     "tool",
     "choice",
@@ -71,6 +72,7 @@ class StoreInfo:
     tool: str = f"sra2 {__version__}"
 
     choice: dict[str, str] = field(default_factory=dict)  # how the source was read, where several
+    statistics: str = ""  # what scale and shift are of; "": of the first stage's config
     extra: dict[str, RowSet] = field(default_factory=dict)  # beside moments and features
 
     def __post_init__(self) -> None:
@@ -115,7 +117,8 @@ class StoreInfo:
     def differs(self, other: "StoreInfo") -> list[str]:
         """Names of the settings in which two stores differ, those in `FREE` aside."""
         a, b = asdict(self), asdict(other)
-        return [k for k in a if a[k] != b[k] and k not in FREE]
+        free = (*FREE, "scale", "shift") if self.statistics == other.statistics == OWN else FREE
+        return [k for k in a if a[k] != b[k] and k not in free]
 
 
 def encode_info(info: StoreInfo) -> dict[str, Any]:

@@ -184,11 +184,23 @@ class StoreWriter:
             cause += f", or numbers too large for {precision}: choose --precision fp32"
         return f"{image}: its {name} are not finite ({cause})"
 
-    def finish(self) -> None:
+    def read(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Rows that were written, in the stored type."""
+        return np.array(self._sets[name][rows])
+
+    @property
+    def good(self) -> np.ndarray:
+        """Numbers of the rows that are good."""
+        return np.flatnonzero(self._state == GOOD)
+
+    def finish(self, statistics: tuple[Sequence[float], Sequence[float]] | None = None) -> None:
         """Checksum the data, mark the store complete and give it its name.
 
         The attributes are there already and change in place, so that a kill in between leaves a
         file that can be finished again.
+
+        Args:
+            statistics: scale and shift that were computed of the latents.
         """
         if (self._state == TODO).any():
             raise AssertionError("a store is finished when all of its rows are written")
@@ -198,6 +210,10 @@ class StoreWriter:
             raise DataError("no image could be read: no store was written")
         _flush(self.contents)
         del self._sets, self._state, self.contents
+        if statistics is not None:
+            with h5py.File(self.partial, "r+", locking=False) as f:
+                for name, value in zip(("scale", "shift"), statistics, strict=True):
+                    f.attrs.modify(name, np.array(value))
         sums = json.dumps(checksums(self.partial, "checksums"))
         with h5py.File(self.partial, "r+", locking=False) as f:
             f.attrs.modify("count", good)

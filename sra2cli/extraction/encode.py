@@ -14,9 +14,10 @@ from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.processes import Group
 from sra2cli.data.images import SEES_DAMAGE, decode_image
 from sra2cli.data.sources import Source, VanishedError, open_source
-from sra2cli.data.store_info import StoreInfo
+from sra2cli.data.store_info import OWN, StoreInfo
 from sra2cli.encoders.first_stage import FirstStage
 from sra2cli.encoders.open import open_first_stage
+from sra2cli.extraction import latent_scale
 from sra2cli.extraction.decode import Chunk, Chunks, decoded, default_workers
 from sra2cli.extraction.makers import MAKERS, Maker, Options
 
@@ -126,11 +127,14 @@ def describe(source: Source, vae: FirstStage, options: Options) -> StoreInfo:
         )
     if options.batch is not None and options.batch < 1:
         raise SetupError(f"--batch must be above 0, not {options.batch}")
+    stats = options.latent_stats
+    scale, shift = latent_scale.chosen(vae, stats, options.latent_scale, len(source))
     return StoreInfo(
         vae=vae.name,
         vae_fingerprint=vae.fingerprint,
-        scale=vae.scale,
-        shift=vae.shift,
+        scale=scale,
+        shift=shift,
+        statistics=OWN if stats == latent_scale.COMPUTE else stats or "",
         channels=vae.channels,
         latent=resolution // vae.factor,
         resolution=resolution,

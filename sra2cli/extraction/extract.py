@@ -14,6 +14,7 @@ from sra2cli.core.errors import DataError, SetupError, UserError
 from sra2cli.core.files import write_atomically
 from sra2cli.core.processes import Group
 from sra2cli.data.store import GOOD, REJECTED, TODO, Store
+from sra2cli.data.store_info import OWN
 from sra2cli.data.store_writer import StoreWriter, contents_of, partial_file
 from sra2cli.extraction.changes import changed, last_written
 from sra2cli.extraction.decode import Chunk, worker_deaths
@@ -25,6 +26,7 @@ from sra2cli.extraction.encode import (
     prepare,
     worker_count,
 )
+from sra2cli.extraction.latent_scale import computed
 from sra2cli.extraction.makers import Options
 
 Host = tuple[Chunk, dict[str, np.ndarray]]  # a chunk, and what is stored of its rows
@@ -64,7 +66,8 @@ def extract(
         group.wait()
         if group.main:
             rejects = list_rejects(out, job, writer.state)
-            writer.finish()
+            own = computed(writer, writer.good) if job.info.statistics == OWN else None
+            writer.finish(own)
         else:
             rejects = []
         group.wait()

@@ -17,8 +17,8 @@ from sra2cli.encoders.open import DEFAULT
 
 @dataclass(frozen=True)
 class Options:
-    """How to extract. Nothing here but vae, encoder, feature_patch, resolution, mirrored, precision
-    and dtype changes the numbers (on a GPU `batch` may change their last digits).
+    """How to extract. Nothing here but vae, encoder, feature_patch, resolution, mirrored,
+    precision, dtype and latent_* changes the numbers (on a GPU `batch` may change last digits).
 
     vae, encoder: folders or hub names; with an encoder, its features are stored for REPA.
     mirrored: also encode the mirrored images (a latent cannot be mirrored).
@@ -26,6 +26,8 @@ class Options:
     batch: images encoded together; on a CPU as many as `unit` says run through the network at once.
     workers: decoding processes; None: by the CPUs.
     logvar: latents of others hold mean‖logvar.
+    latent_stats: a file of statistics of latents, or "compute"; None: the first stage's.
+    latent_scale: "both": the first stage's scaling_factor beside statistics.
     choice: what to take where the source can be read in several ways.
     """
 
@@ -40,6 +42,8 @@ class Options:
     workers: int | None = None
     logvar: bool = False
     offline: bool = False
+    latent_stats: str | None = None
+    latent_scale: str = "statistics"
     choice: Choice = CONVENTION
 
 
