@@ -224,7 +224,12 @@ class Backbone(nn.Module):
         What is compiled is kept where nobody else can write: torch's own place for it, and
         Triton's below it, is a name in the common temporary folder that others can take first.
         """
+        from torch._inductor import config as inductor
+
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("compiled")))
+        # Headers compiled ahead would lie there whatever that says: here, and in its processes.
+        inductor.cpp_cache_precompile_headers = False
+        os.environ["TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"] = "0"
         for block in self.blocks:
             block.compile()
 
