@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import one_line
 
 from sra2cli.core import files, processes
@@ -156,6 +157,7 @@ def test_compiled_code_lies_where_nobody_else_can_write(tmp_path, monkeypatch):
     folder = tmp_path / "sra2" / "compiled"
     folder.mkdir(parents=True)
     folder.chmod(0o777)
+    torch.compiler.reset()  # as `sample` does; torch then sets the variable to its own place
     SiT(SiTConfig(depth=1, width=16, heads=2)).compile_blocks()
     from torch._inductor import config
 
