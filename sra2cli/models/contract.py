@@ -227,7 +227,7 @@ class Backbone(nn.Module):
         Triton's below it, is a name in the common temporary folder that others can take first.
         """
         from torch._inductor import config as inductor
-        from torch._inductor.runtime.runtime_utils import default_cache_dir
+        from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
         if os.environ.get(CACHE) in (None, default_cache_dir()):  # torch fills it in itself too
             os.environ[CACHE] = str(private_folder("compiled"))
