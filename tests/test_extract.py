@@ -20,7 +20,7 @@ from PIL import Image
 
 from sra2cli.core.errors import DataError
 from sra2cli.data import digits
-from sra2cli.data.images import center_crop, read_image, to_rgb
+from sra2cli.data.images import center_crop, read_image, refuse_damaged_jpeg, to_rgb
 from sra2cli.data.store import Store
 from sra2cli.encoders.vae import load_vae
 from sra2cli.extraction.encode import unit
