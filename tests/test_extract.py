@@ -20,7 +20,7 @@ from PIL import Image
 
 from sra2cli.core.errors import DataError
 from sra2cli.data import digits
-from sra2cli.data.images import center_crop, read_image, to_rgb
+from sra2cli.data.images import center_crop, read_image, refuse_damaged_jpeg, to_rgb
 from sra2cli.data.store import Store
 from sra2cli.encoders.vae import load_vae
 from sra2cli.extraction.encode import unit
@@ -107,6 +107,7 @@ def test_300_damaged_files_among_good_ones(digits_folder, tmp_path):
     for name in files:
         try:
             read_image(images / name, 32)
+            refuse_damaged_jpeg((images / name).read_bytes())
         except DataError as error:
             assert rejects[name] == str(error)
         else:

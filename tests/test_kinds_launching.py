@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import one_line
 
 from sra2cli.core import files, processes
@@ -150,13 +151,18 @@ def test_compiled_code_lies_where_nobody_else_can_write(tmp_path, monkeypatch):
     from sra2cli.models.sit import SiT, SiTConfig
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"):
+        monkeypatch.setenv(name, "")  # put back afterwards
+        monkeypatch.delenv(name)
     folder = tmp_path / "sra2" / "compiled"
     folder.mkdir(parents=True)
     folder.chmod(0o777)
+    torch.compiler.reset()  # as `sample` does; torch then sets the variable to its own place
     SiT(SiTConfig(depth=1, width=16, heads=2)).compile_blocks()
+    from torch._inductor import config
+
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder)
+    assert not config.cpp_cache_precompile_headers
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     monkeypatch.setattr(os, "geteuid", lambda: 12345)  # it belongs to another
     other = files.private_folder("compiled")

@@ -189,7 +189,9 @@ def leave_error(error: UserError) -> bool:
     if file:
         line = f"{type(error).__name__}: {error}"
         more = {"py_callstack": line, "timestamp": str(int(time.time()))}
-        Path(file).write_text(json.dumps({"message": {"message": line, "extraInfo": more}}))
+        Path(file).write_text(
+            json.dumps({"message": {"message": line, "extraInfo": more}}), encoding="utf-8"
+        )
     return _started or not launcher.first_here()
 
 
