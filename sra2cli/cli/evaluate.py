@@ -25,7 +25,19 @@ if TYPE_CHECKING:
 
 READING = ("image", "label", "split", "classes_from")  # that mean nothing for what is drawn
 DRAWING = (  # options that mean nothing for images that are there already
-    *("num", "step", "vae", "num_heads", "kind", "seed", "labels", "preset", "solver", "steps"),
+    *(
+        "num",
+        "step",
+        "vae",
+        "latent_stats",
+        "num_heads",
+        "kind",
+        "seed",
+        "labels",
+        "preset",
+        "solver",
+        "steps",
+    ),
     *(
         "last_step",
         "shift",
@@ -61,6 +73,7 @@ def evaluate(
         str | None, o.what("Checkpoints; with commas, each. [default: the newest]")
     ] = None,
     vae: o.Vae = None,
+    latent_stats: o.LatentStats = None,
     num_heads: o.NumHeads = None,
     kind: o.Kind = None,
     inception: o.Inception = None,
@@ -106,14 +119,8 @@ def evaluate(
         one_of("--distances", distances, ("float16", "float32"))
         one_of("--precision", precision, ("fp32", "bf16", "fp16"))
         one_of("--solver", solver, ("em", "euler", "heun", "edm"))
-        judging: dict[str, Any] = {
-            "metric": metrics,
-            "ref": ref,
-            "weights": inception,
-            "crop": crop,
-            "distances": distances,
-            "batch": batch,
-        }
+        judging: dict[str, Any] = {"metric": metrics, "ref": ref, "weights": inception}
+        judging |= {"crop": crop, "distances": distances, "batch": batch}
         if not is_network(samples):
             refuse_missing(samples)
             refuse_given(ctx, DRAWING, f"is for a run or checkpoint; {samples} holds samples")
@@ -157,6 +164,7 @@ def evaluate(
                 compile=compile,
                 num_heads=num_heads,
                 kind=kind,
+                latent_stats=latent_stats,
                 offline=offline,
             ),
             judging=Judging(**judging),

@@ -74,6 +74,10 @@ Label = Annotated[
 ]
 Split = Annotated[str | None, what("The split to read: train, val, …")]
 ClassesFrom = Annotated[str | None, what("folders (all of them are classes) or dataset.json.")]
+LatentStats = Annotated[
+    str | None,
+    what("Statistics of its latents, for a checkpoint of others: a file, as latents_stats.pt."),
+]
 Num = Annotated[int | None, what("Samples to draw.")]
 # How images are drawn.
 Preset = Annotated[

@@ -32,6 +32,7 @@ def sample(
     step: Annotated[int | None, o.what("Checkpoint of this step; default: newest.")] = None,
     weights: Annotated[str, o.what("ema or model.")] = "ema",
     vae: o.Vae = None,
+    latent_stats: o.LatentStats = None,
     num_heads: o.NumHeads = None,
     kind: o.Kind = None,
     seed: Annotated[int, o.how("Image i depends on (seed, i) alone.", min=0, max=2**63 - 1)] = 0,
@@ -97,6 +98,7 @@ def sample(
             npz=npz,
             num_heads=num_heads,
             kind=kind,
+            latent_stats=latent_stats,
             offline=offline,
         )
         where = pick_device(device)

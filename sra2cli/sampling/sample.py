@@ -19,6 +19,7 @@ from sra2cli.core.processes import Group
 from sra2cli.data import npz
 from sra2cli.encoders.first_stage import FirstStage
 from sra2cli.encoders.open import PUBLISHED, open_first_stage
+from sra2cli.models.statistics import read_statistics
 from sra2cli.runs.network import Network, Weights, open_network
 from sra2cli.sampling.draw import draw
 from sra2cli.sampling.folder import drawn_image, image_file, prepare
@@ -35,6 +36,7 @@ class Options:
     vae: decode with it; None: the one of the run's store, or `PUBLISHED`.
     batch: images at a time. npz: also write OUT/samples.npz, as ADM's evaluator takes it.
     num_heads, kind: as checkpoints.load takes them.
+    latent_stats: of its latents, for a checkpoint of others; None: its own, or the VAE's.
     """
 
     step: int | None = None
@@ -46,6 +48,7 @@ class Options:
     npz: bool = False
     num_heads: int | None = None
     kind: str | None = None
+    latent_stats: str | None = None
     offline: bool = False
 
     def open(self, source: Path, *, verify: bool = True) -> Network:
@@ -82,6 +85,7 @@ class Drawing:
             "sampling": self.sampling.to_dict(),
             "path": network.path,
             "vae": {"name": vae.name, "fingerprint": vae.fingerprint, "decoder": vae.decoder},
+            **scale_of(vae),
             "heads": network.model.config.to_dict().get("heads"),
             "precision": self.options.precision,
             "compiled": self.options.compile,
@@ -225,13 +229,30 @@ def write_npz(out: Path, num: int) -> None:
         writer.finish({})
 
 
+def scale_of(vae: FirstStage) -> dict[str, Any]:
+    """Scale and shift for a record, where they are a number a channel."""
+    if not isinstance(vae.scale, tuple):
+        return {}
+    return {
+        "latent_scale": list(vae.scale),
+        "latent_shift": vae.shift if isinstance(vae.shift, float) else list(vae.shift),
+    }
+
+
 def first_stage_of(network: Network, options: Options, *, device: str) -> FirstStage:
     """The VAE to decode with; where the network's store is known, its encoder must be the same."""
     info = network.store
     name = options.vae or (info.vae if info else PUBLISHED)
     vae = open_first_stage(name, device=device, offline=options.offline)
+    if info and options.latent_stats:
+        raise SetupError("--latent-stats is for checkpoints of others; a run's store says its own")
     if info:
         vae.check_store(info, "this run's store")
+    elif options.latent_stats:
+        vae.scale, vae.shift = read_statistics(Path(options.latent_stats), vae.channels)
+    elif network.statistics is not None:
+        console.say("scale of the latents: the statistics that the checkpoint holds")
+        vae.scale, vae.shift = network.statistics
     if vae.channels != network.model.shape.channels:
         raise SetupError(
             f"VAE '{vae.name}' has {vae.channels} latent channels, the network "
