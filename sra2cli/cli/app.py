@@ -137,6 +137,12 @@ def one_of(option: str, value: str | None, options: tuple[str, ...]) -> None:
         raise SetupError(f"{option} is one of {', '.join(options)}, not '{value}'")
 
 
+def check_drawing(precision: str | None, solver: str | None) -> None:
+    """SetupError for words that `sample` and `eval` do not know."""
+    one_of("--precision", precision, ("fp32", "bf16", "fp16"))
+    one_of("--solver", solver, ("em", "euler", "heun", "edm"))
+
+
 def chosen_source(
     image: str | None, label: str | None, split: str | None, classes_from: str | None
 ) -> "Choice":

@@ -9,6 +9,7 @@ import typer
 from sra2cli.cli import options as o
 from sra2cli.cli.app import (
     app,
+    check_drawing,
     chosen_source,
     one_of,
     parse_interval,
@@ -117,8 +118,7 @@ def evaluate(
     """Judge samples; or draw and judge them, over settings. Run again to go on."""
     with user_errors():
         one_of("--distances", distances, ("float16", "float32"))
-        one_of("--precision", precision, ("fp32", "bf16", "fp16"))
-        one_of("--solver", solver, ("em", "euler", "heun", "edm"))
+        check_drawing(precision, solver)
         judging: dict[str, Any] = {"metric": metrics, "ref": ref, "weights": inception}
         judging |= {"crop": crop, "distances": distances, "batch": batch}
         if not is_network(samples):

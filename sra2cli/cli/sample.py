@@ -8,6 +8,7 @@ import typer
 from sra2cli.cli import options as o
 from sra2cli.cli.app import (
     app,
+    check_drawing,
     one_of,
     parse_interval,
     pick_device,
@@ -66,8 +67,7 @@ def sample(
     with user_errors():
         one_of("--weights", weights, ("ema", "model"))
         one_of("--rounding", rounding, ("truncate", "nearest"))
-        one_of("--precision", precision, ("fp32", "bf16", "fp16"))
-        one_of("--solver", solver, ("em", "euler", "heun", "edm"))
+        check_drawing(precision, solver)
         if len(sources) > 1 and not grid:
             raise SetupError("several sources need --grid: one picture of all of them")
         start_processes(processes, device)
