@@ -21,15 +21,7 @@ from sra2cli.models.condition import Condition, as_condition
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
-__all__ = [
-    "Backbone",
-    "Condition",
-    "Config",
-    "Output",
-    "Shape",
-    "as_condition",
-    "check_depth",
-]
+__all__ = ["Backbone", "Condition", "Config", "Output", "Shape", "as_condition", "check_depth"]
 
 
 class _Output(NamedTuple):
