@@ -28,7 +28,8 @@ def check(path: Path) -> dict[str, Any]:
     names = info.pop("class_names")
     z = some_latents(store)
     deviations = [round(float(std), 4) for std in z.std(dim=(0, 2, 3), correction=0)]
-    warn_of(deviations, path)
+    one_scale = not isinstance(store.info.scale, tuple)
+    warn_of([round(float(z.std()), 4)] if one_scale else deviations, path)
     counts = np.bincount(store.labels, minlength=store.info.classes) if store.info.classes else None
     return {
         "store": str(path),
@@ -57,16 +58,17 @@ def some_latents(store: Store) -> torch.Tensor:
 
 
 def warn_of(deviations: list[float], path: Path) -> None:
-    """Warn where scale does not bring the channels near 1: a scaling_factor beside statistics may
-    be meant in their place, beside them or not at all, and only one of these does."""
+    """Warn where scale does not bring the channels near 1 (with one scale: all of them together).
+    A scaling_factor beside statistics may be meant in their place, beside them or not at all, and
+    only one of these does."""
     low, high = RIGHT
-    wrong = [c for c, std in enumerate(deviations) if not low <= std <= high]
+    wrong = [f"{std:g}" for std in deviations if not low <= std <= high]
     if wrong:
-        few = ", ".join(f"{c}: {deviations[c]:g}" for c in wrong[:4]) + ", …" * (len(wrong) > 4)
+        of = f"{len(wrong)} of {len(deviations)} channels" if len(deviations) > 1 else "the latents"
+        few = ", ".join(wrong[:4]) + ", …" * (len(wrong) > 4)
         console.warn(
-            f"{len(wrong)} of {len(deviations)} channels of {path} deviate by less than {low:g} or "
-            f"more than {high:g} when scaled ({few}), about 1 is right: extract with "
-            "--latent-stats, or with another --latent-scale"
+            f"{path}: the deviation of {of} is outside {low:g}–{high:g} when scaled ({few}), about "
+            "1 is right: extract with --latent-stats, or with another --latent-scale"
         )
 
 

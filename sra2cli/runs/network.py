@@ -13,6 +13,7 @@ from sra2cli.models import checkpoints
 from sra2cli.models.build import from_record
 from sra2cli.models.checkpoint_files import WEIGHTS, refuse_parts
 from sra2cli.models.contract import Backbone
+from sra2cli.models.statistics import Statistics
 from sra2cli.runs.naming import split_step
 from sra2cli.runs.run import CHECKPOINT_META, Run, read_checkpoint
 
@@ -29,6 +30,7 @@ class Network:
     samples: Path
     step: int | None = None
     store: StoreInfo | None = None
+    statistics: Statistics | None = None  # scale and shift of its latents, of a file that has them
 
 
 def open_network(
@@ -64,7 +66,7 @@ def open_network(
             "checkpoint": file_digest(file),
         }
         samples = source.parent / f"{source.stem}-samples"
-        return Network(loaded.model, loaded.path, about, samples)
+        return Network(loaded.model, loaded.path, about, samples, statistics=loaded.statistics)
     if saved:
         source, checkpoint = folder.absolute().parent.parent, read_checkpoint(folder, verify=verify)
         weights = stem if stem in ("ema", "model") else weights  # type: ignore[assignment]

@@ -237,4 +237,6 @@ def first_stage_of(network: Network, options: Options, *, device: str) -> FirstS
             f"VAE '{vae.name}' has {vae.channels} latent channels, the network "
             f"{network.model.shape.channels}: choose another --vae"
         )
+    if network.statistics is not None:
+        vae.scale, vae.shift = network.statistics
     return vae
