@@ -239,4 +239,10 @@ def first_stage_of(network: Network, options: Options, *, device: str) -> FirstS
         )
     if network.statistics is not None:
         vae.scale, vae.shift = network.statistics
+    elif info is None and (vae.scale, vae.shift) == (1.0, 0.0):
+        console.warn(
+            f"neither the network nor VAE '{vae.name}' says how latents were scaled: they are "
+            "decoded as they are; a VAE as diffusers saves it, with latents_mean and latents_std "
+            "in its config.json, says it"
+        )
     return vae
