@@ -117,7 +117,9 @@ class StoreInfo:
     def differs(self, other: "StoreInfo") -> list[str]:
         """Names of the settings in which two stores differ, those in `FREE` aside."""
         a, b = asdict(self), asdict(other)
-        free = (*FREE, "scale", "shift") if self.statistics == other.statistics == OWN else FREE
+        own = {self.statistics == OWN, other.statistics == OWN}
+        free = (*FREE, "scale", "shift") if own == {True} else FREE
+        free = (*free, "statistics") if own == {False} else free  # a file may lie elsewhere now
         return [k for k in a if a[k] != b[k] and k not in free]
 
 

@@ -23,7 +23,8 @@ from sra2cli.extraction.changes import content_of
 class Chunk:
     """Consecutive rows of a source, read.
 
-    rows: the good ones. values: of these, (n, R, R, 3) uint8 images or (n, 2C, h, w) moments.
+    rows: the good ones. values: of these, (n, R, R, 3) uint8 images or (n, 2C, h, w) moments; with
+        those of mirrored images (n, 2, 2C, h, w).
     rejected: row → why it cannot be read. gone: why the source cannot be reached; "" if it can.
     contents: row → `content_of` it.
     """
@@ -83,7 +84,7 @@ class Chunks(Dataset[Chunk]):
 def read_moments(
     data: bytes | np.ndarray, shape: tuple[int, ...], *, logvar: bool = False
 ) -> np.ndarray:
-    """Moments mean‖std (2C, h, w) float32 from an array, or the bytes of an .npy file.
+    """Moments mean‖std (…, 2C, h, w) float32 from an array, or the bytes of an .npy file.
 
     Raises:
         DataError: another shape, not finite, or logarithms where deviations are expected.
@@ -97,12 +98,12 @@ def read_moments(
     moments = array.astype(np.float32)
     if not np.isfinite(moments).all():
         raise DataError("holds numbers that are not finite")
-    mean, std = np.split(moments, 2)
+    mean, std = np.split(moments, 2, axis=-3)
     if logvar:
         std = np.exp(0.5 * np.clip(std, -30, 20))
     elif (std < 0).any():
         raise DataError("its second half is negative in places: mean and logvar? (--logvar)")
-    return np.concatenate([mean, std])
+    return np.concatenate([mean, std], axis=-3)
 
 
 def decoded(chunks: Chunks, *, workers: int) -> Iterator[Chunk]:

@@ -59,14 +59,19 @@ class Job:
         return size * max(1, -(-(self.options.batch or 1) // size))
 
     def chunks(self, rows: list[range]) -> Chunks:
-        latents = self.source.kind == "latents"
-        shape = (2 * self.info.channels, self.info.latent, self.info.latent) if latents else None
+        shape: tuple[int, ...] | None = None
+        if self.source.kind == "latents":
+            shape = (2 * self.info.channels, self.info.latent, self.info.latent)
+            shape = (2, *shape) if self.info.mirrored else shape
         return Chunks(self.source, rows, self.info.resolution, shape, self.options.logvar)
 
     def encode(self, values: np.ndarray) -> dict[str, Tensor]:
         """What is stored of images (n, R, R, 3) uint8, or moments as they are; on the device."""
         if self.source.kind == "latents":
-            return {"moments": torch.from_numpy(values)}
+            moments = torch.from_numpy(values)
+            if not self.info.mirrored:
+                return {"moments": moments}
+            return {"moments": moments[:, 0], "mirrored_moments": moments[:, 1]}
         parts = [
             self._pass(part) for part in torch.from_numpy(values).split(self.info.encode_batch)
         ]
@@ -102,6 +107,10 @@ def prepare(images: Path, options: Options, group: Group) -> Job:
         options.vae, device=group.device, offline=options.offline, precision=options.precision
     )
     info = describe(source, vae, options)
+    if source.drawn:
+        latent_scale.say_beside(source, options.latent_stats)
+    if source.kind == "latents" and options.mirrored:
+        source = source.mirrored or source
     made = [make(options, info, group) for make in MAKERS]
     makers = [maker for maker in made if maker is not None]
     for maker in makers:
@@ -121,10 +130,12 @@ def describe(source: Source, vae: FirstStage, options: Options) -> StoreInfo:
             f"as VAE '{vae.name}' needs"
         )
     imported = source.kind == "latents"
-    if imported and (options.encoder or options.mirrored):
+    if imported and (options.encoder or (options.mirrored and source.mirrored is None)):
+        beside = " (or latents_flip in every shard)" if source.drawn and options.mirrored else ""
         raise SetupError(
-            f"{source.root} holds latents: --flip and --encoder need the images themselves"
+            f"{source.root} holds latents: --flip and --encoder need the images themselves{beside}"
         )
+    _check_drawn(source, vae, options)
     if options.batch is not None and options.batch < 1:
         raise SetupError(f"--batch must be above 0, not {options.batch}")
     stats = options.latent_stats
@@ -147,6 +158,19 @@ def describe(source: Source, vae: FirstStage, options: Options) -> StoreInfo:
         encode_batch=at_once(source, vae, options),
         mirrored=options.mirrored,
     )
+
+
+def _check_drawn(source: Source, vae: FirstStage, options: Options) -> None:
+    """Refuse draws of a posterior that are of another VAE or size, or are to have a logvar."""
+    side = options.resolution // vae.factor
+    if source.drawn not in (None, (vae.channels, side, side)):
+        raise SetupError(
+            f"{source.root} holds latents of {'x'.join(map(str, source.drawn or ()))}, VAE "
+            f"'{vae.name}' makes {vae.channels}x{side}x{side} of {options.resolution} px: choose "
+            "another --vae or --resolution"
+        )
+    if source.drawn and options.logvar:
+        raise SetupError(f"{source.root} holds sampled latents, which have no --logvar")
 
 
 def at_once(source: Source, vae: FirstStage, options: Options) -> int:

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from sra2cli.core import pictures
+from sra2cli.core import console, pictures
 from sra2cli.data.store import Store
 from sra2cli.encoders.first_stage import scaled_latents
 from sra2cli.encoders.open import open_first_stage
 
 SHOWN = 36  # images of a preview
+RIGHT = 0.5, 2.0  # deviation of a scaled channel
 
 
 def check(path: Path) -> dict[str, Any]:
@@ -25,6 +26,10 @@ def check(path: Path) -> dict[str, Any]:
     store.verify()
     info = asdict(store.info)
     names = info.pop("class_names")
+    z = some_latents(store)
+    deviations = [round(float(std), 4) for std in z.std(dim=(0, 2, 3), correction=0)]
+    one_scale = not isinstance(store.info.scale, tuple)
+    warn_of([round(float(z.std()), 4)] if one_scale else deviations, path)
     counts = np.bincount(store.labels, minlength=store.info.classes) if store.info.classes else None
     return {
         "store": str(path),
@@ -35,20 +40,36 @@ def check(path: Path) -> dict[str, Any]:
         "first_classes": ", ".join(names[:5]) + (", …" if len(names) > 5 else ""),
         "smallest_class": None if counts is None else int(counts.min()),
         "largest_class": None if counts is None else int(counts.max()),
-        "latent_std": round(float(latent_std(store)), 4),
+        "latent_std": round(float(z.std()), 4),
+        "channel_std": deviations,
         "complete": True,
         "verified": True,
         "checksums": store.checksums,
     }
 
 
-def latent_std(store: Store) -> torch.Tensor:
-    """Standard deviation of scaled latents of up to 1,024 images: near 1 for most VAEs."""
+def some_latents(store: Store) -> torch.Tensor:
+    """Scaled latents of up to 1,024 images."""
     some = np.linspace(0, len(store) - 1, min(1024, len(store))).astype(np.int64)
     moments = store.moments(some).float()
     generator = torch.Generator().manual_seed(0)
     xi = torch.randn(moments[:, ::2].shape, generator=generator)
-    return scaled_latents(moments, xi, scale=store.info.scale, shift=store.info.shift).std()
+    return scaled_latents(moments, xi, scale=store.info.scale, shift=store.info.shift)
+
+
+def warn_of(deviations: list[float], path: Path) -> None:
+    """Warn where scale does not bring the channels near 1 (with one scale: all of them together).
+    A scaling_factor beside statistics may be meant in their place, beside them or not at all, and
+    only one of these does."""
+    low, high = RIGHT
+    wrong = [f"{std:g}" for std in deviations if not low <= std <= high]
+    if wrong:
+        of = f"{len(wrong)} of {len(deviations)} channels" if len(deviations) > 1 else "the latents"
+        few = ", ".join(wrong[:4]) + ", …" * (len(wrong) > 4)
+        console.warn(
+            f"{path}: the deviation of {of} is outside {low:g}–{high:g} when scaled ({few}), about "
+            "1 is right: extract with --latent-stats, or with another --latent-scale"
+        )
 
 
 def preview(path: Path, *, vae: str | None, device: str, offline: bool) -> Path:

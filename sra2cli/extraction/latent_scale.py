@@ -8,6 +8,8 @@ import torch
 from sra2cli.core import clock, console
 from sra2cli.core.clock import Purpose
 from sra2cli.core.errors import DataError, SetupError
+from sra2cli.data.sources import Source
+from sra2cli.data.sources.safetensors import STATISTICS
 from sra2cli.data.store_writer import StoreWriter
 from sra2cli.encoders.first_stage import FirstStage, Scale, scaled_latents
 from sra2cli.models.statistics import Statistics, read_statistics, scale_and_shift
@@ -48,6 +50,14 @@ def chosen(vae: FirstStage, stats: str | None, scale: str, count: int) -> tuple[
     )
     console.say(f"scale of the latents: statistics of {stats or vae.name} alone{beside}")
     return found
+
+
+def say_beside(source: Source, stats: str | None) -> None:
+    """Statistics that lie beside shards of latents and were not asked for."""
+    folder = source.root if source.root.is_dir() else source.root.parent
+    beside = folder / STATISTICS
+    if stats is None and beside.is_file():
+        console.say(f"{beside} is there and is not used: --latent-stats {beside} takes it")
 
 
 def each(value: Scale) -> tuple[float, ...]:

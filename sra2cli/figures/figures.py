@@ -216,14 +216,14 @@ def images_of(
     if label is not None and image is None:
         raise SetupError("--label is the class of --image")
     classes = network.model.shape.classes
-    if image is not None:
+    if image is not None and what.data is None and network.store is None:
         shown = encoded(image, vae, network, label)
-        if what.data is None and network.store is None:
-            return shown, shown
+        return shown, shown
     store = store_of(source, network, what.data)
-    vae.check_store(store.info, str(store.path))
-    if image is None:
-        shown = stored(store, [index], classes)
+    vae.check_store(store.info, str(store.path))  # its scale and shift are now those of the store
+    shown = (
+        stored(store, [index], classes) if image is None else encoded(image, vae, network, label)
+    )
     rows = np.linspace(0, len(store) - 1, min(FITTED, len(store))).astype(int)
     return shown, stored(store, rows.tolist(), classes)
 

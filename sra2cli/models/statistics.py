@@ -44,7 +44,9 @@ def read_statistics(path: Path, channels: int) -> Statistics:
     if not path.is_file():
         raise SetupError(f"no statistics {path}: give a file, as latents_stats.pt, or 'compute'")
     content, _ = checkpoint_files.read(path)
-    found = statistics_of(content, str(path))
+    inside = [content.get(k) for k in ("ema", "model", "state_dict")]  # of a checkpoint
+    parts = [content, *(part for part in inside if isinstance(part, Mapping))]
+    found = next((s for p in parts if (s := statistics_of(p, str(path))) is not None), None)
     if found is None:
         keys = ", ".join(str(k)[:40] for k in list(content)[:5]) or "nothing"
         raise SetupError(

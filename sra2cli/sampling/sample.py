@@ -253,6 +253,11 @@ def first_stage_of(network: Network, options: Options, *, device: str) -> FirstS
     elif network.statistics is not None:
         console.say("scale of the latents: the statistics that the checkpoint holds")
         vae.scale, vae.shift = network.statistics
+    elif (vae.scale, vae.shift) == (1.0, 0.0):
+        console.warn(
+            f"neither the network nor VAE '{vae.name}' says how latents were scaled: they are "
+            "decoded as they are; --latent-stats FILE says it"
+        )
     if vae.channels != network.model.shape.channels:
         raise SetupError(
             f"VAE '{vae.name}' has {vae.channels} latent channels, the network "

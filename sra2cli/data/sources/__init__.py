@@ -4,6 +4,7 @@
     archive    a zip or tar of such a folder; WebDataset tar shards
     parquet    as Hugging Face hubs hold image data sets
     hdf5       one key per image (REPA-E)
+    safetensors  shards of latents (LightningDiT)
 
 A source holds no open file: each process opens what it reads, so nothing is shared across a fork.
 """
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sra2cli.core.errors import SetupError
-from sra2cli.data.sources import archive, folder, hdf5, parquet
+from sra2cli.data.sources import archive, folder, hdf5, parquet, safetensors
 from sra2cli.data.sources.layout import CONVENTION, Choice, Source, VanishedError, is_image
 
 __all__ = [
@@ -47,8 +48,10 @@ OPENERS: dict[str, Opener] = {  # by suffix; a folder without such files holds i
     ".parquet": Opener(parquet.open_parquet, several=True),
     ".h5": Opener(lambda root, files, choice: hdf5.open_hdf5(files[0], choice)),
     ".hdf5": Opener(lambda root, files, choice: hdf5.open_hdf5(files[0], choice)),
+    ".safetensors": Opener(safetensors.open_safetensors, several=True),
 }
 SHARDS = (".tar", ".parquet")  # what a folder may hold instead of images
+LATENTS = ".safetensors"  # the same; beside images or .npy they are weights of something
 
 
 def open_source(path: Path, choice: Choice = CONVENTION) -> Source:
@@ -67,12 +70,13 @@ def open_source(path: Path, choice: Choice = CONVENTION) -> Source:
         raise SetupError(f"no image folder {path}")
     listing = folder.walk(path)
     image = next((name for name in listing.names if is_image(name)), None)
-    for suffix in SHARDS:
+    single = image is not None or any(name.lower().endswith(".npy") for name in listing.names)
+    for suffix in SHARDS if single else (*SHARDS, LATENTS):
         shards = [name for name in listing.names if name.lower().endswith(suffix)]
         shards.sort(key=lambda name: name.split("/"))
         if shards and image is None:
             source = _open_files(path, [path / name for name in shards], choice)
-            rest = sorted(set(listing.names) - set(shards))
+            rest = sorted(set(listing.names) - {*shards, safetensors.STATISTICS})
             _refuse_compressed(path, rest)
             return replace(source, ignored=[*source.ignored, *rest])
         if shards and ("/" not in shards[0] or suffix == ".parquet"):

@@ -86,6 +86,8 @@ class Source:
         said: what was taken where there was a choice.
         passed_over: lines about what else was not read.
         listed: classes, where a dataset.json lists more than there are images of.
+        drawn: shape (C, h, w) of latents that are draws: their deviation is not known, and 0.
+        mirrored: the same latents, each with that of the mirrored image, (2, 2C, h, w).
     """
 
     root: Path
@@ -98,6 +100,8 @@ class Source:
     said: list[str] = field(default_factory=list)
     passed_over: list[str] = field(default_factory=list)
     listed: int = 0
+    drawn: tuple[int, ...] | None = None
+    mirrored: "Source | None" = None
 
     def __len__(self) -> int:
         return len(self.names)
