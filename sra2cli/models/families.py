@@ -44,8 +44,8 @@ def from_state(
         args: what the file says of its training. kind: what it is to be taken for.
 
     Raises:
-        SetupError: it is another kind, contradicts itself, was trained for something else, or its heads are not
-            known.
+        SetupError: it is another kind, contradicts itself, was trained for something else, or its
+            heads are not known.
     """
     opener = next((open_ for mark, open_ in MARKS.items() if any(mark in k for k in state)), None)
     if opener is None:
