@@ -1,4 +1,4 @@
-"""Cost of a training step of each method and mode, as medians of paired ratios; and its parts.
+"""Cost of a training step of each method, backbone and mode, as medians of paired ratios; and its parts.
 
     python benchmarks/train_step.py                    # B/2, batch 8, fp32, 6 rounds
 
@@ -27,6 +27,8 @@ from sra2cli.training.counting import method_cost
 from sra2cli.training.engine import Engine
 
 MODES = {  # settings beside the plain ones: fp32, eager
+    "lightningdit": ["model.kind=lightningdit"],  # of equal size, depth and width
+    "lightningdit compiled": ["model.kind=lightningdit", "train.compile=true"],
     "sit compiled": ["train.compile=true"],
     "sit bf16": ["train.precision=bf16"],
     "sit bf16 compiled": ["train.precision=bf16", "train.compile=true"],

@@ -19,6 +19,7 @@ from sra2cli.data import digits as images_of_digits
 from sra2cli.data.store import Store
 from sra2cli.models.ema import Ema
 from sra2cli.runs.run import Run
+from sra2cli.tables import ablate, paper
 from sra2cli.training.objective import Objective
 
 SMALL = {"size": "custom", "depth": 3, "width": 48, "heads": 3, "patch": 1}
@@ -237,6 +238,80 @@ def test_recorded_losses(backbone, method):
     recorded = json.loads(SIX_STEPS.read_text())[backbone][method]
     for found, expected in zip(six_steps(backbone, method), recorded, strict=True):
         assert found == pytest.approx(expected, abs=1e-4)
+
+
+def here(cells, judged, *, common, slots):
+    """Cells' commands, in this process."""
+    for cell in cells:
+        for command in cell.commands(judged, common):
+            sra2(*command)
+    return {}
+
+
+def test_systems_compares_runs_and_checkpoints(
+    run_sra2,
+    digits_store,
+    store,
+    dinov2,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    """Table 3: each by its method's preset, in results that are kept, beside the paper's rows."""
+    sets = ["--set", "train.steps=1", "--set", "log.tensorboard=false", "--device", "cpu"]
+    for backbone, data in (("lightningdit", digits_store), ("reg", store)):
+        file = write_recipe(tmp_path, backbone, **align_of(backbone, dinov2))
+        train = ["train", "--recipe", file, "--data", data, "--out", backbone, *sets]
+        assert run_sra2(*train).returncode == 0
+    weights = tmp_path / "lightningdit" / "checkpoints" / "step-00000001" / "ema.safetensors"
+    (tmp_path / "their.safetensors").write_bytes(weights.read_bytes())
+    monkeypatch.setattr(ablate, "run_cells", here)
+    how = ["--steps", 2, "--num", 8, "--metrics", "fd-digits", "--vae", "digits", "--out", "out"]
+    compare = ["ablate", "systems", "lightningdit@1", "reg", "their.safetensors", *how]
+    compare += ["--device", "cpu", "--jobs", 1, "--json"]
+    done = run_sra2(*compare)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    rows = {row["label"]: row for row in found["tables"]["systems"]["rows"]}
+    ours = {label: row for label, row in rows.items() if row["metrics"]}
+    assert list(ours) == [
+        "lightningdit@1 (lightningdit)",
+        "reg (reg)",
+        "their.safetensors (lightningdit)",
+    ]
+    values = [row["metrics"]["fd-digits"]["mean"] for row in ours.values()]
+    assert values[0] == values[2] != values[1]  # a run's EMA, and its file alone
+    assert rows["paper: SiT-XL/2 + SRA 2, 800 epochs"]["paper"] == {"fid": 1.52, "is": 316.2}
+    sampling = {}
+    for file in (tmp_path / "out" / "results").glob("*/*.json"):
+        row = json.loads(file.read_text())
+        if isinstance(row, dict):
+            sampling[file.parent.name.split(".")[0]] = row["how"]["sampling"]
+    assert sampling["reg"]["cfg"] == 2.3 and sampling["lightningdit@1"]["shift"] == 1 / 0.3
+    text = (tmp_path / "out" / "systems.md").read_text()
+    assert "steps: 2 (preset reg: 250)" in text
+    assert (tmp_path / "out" / "systems.csv").exists()
+    again = json.loads(run_sra2(*compare, "--dry-run").stdout)
+    assert [cell["done"] for cell in again["cells"]] == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "give some"),
+        (["no-such-run"], "no-such-run"),
+        (["a", "--step", "3"], "RUN@STEP"),
+        (["a", "--seeds", "2"], "--seeds"),
+    ],
+)
+def test_systems_that_cannot_be_compared_are_one_line(run_sra2, arguments, says):
+    assert says in one_line(run_sra2("ablate", "systems", *arguments), 2)
+
+
+def test_vavae_rows_of_table_2():
+    at = 400_000
+    assert paper.fid_after("XL/1", "none", at, channels=32) == 4.9
+    assert paper.fid_after("XL/1", "sra2", at, channels=32) == 4.4
+    assert paper.fid_after("XL/1", "none", at, channels=4) is None
 
 
 if __name__ == "__main__":
