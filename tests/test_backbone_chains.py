@@ -243,8 +243,8 @@ def test_recorded_losses(backbone, method):
 def here(cells, judged, *, common, slots):
     """Cells' commands, in this process."""
     for cell in cells:
-        for command in cell.commands(judged, common):
-            sra2(*command)
+        for arguments in cell.commands(judged, common):
+            sra2(*arguments)
     return {}
 
 
