@@ -9,18 +9,21 @@ from sra2cli.config import recipe
 from sra2cli.core.environment import environment
 from sra2cli.data.batches import Batches
 from sra2cli.data.store import Store
+from sra2cli.models.build import shape_of
 from sra2cli.tables.methods import STORED, methods
 from sra2cli.training import trial
 from sra2cli.training.engine import Engine
 
 METHODS = methods()
-__all__ = ["METHODS", "RESULTS", "make_engine", "make_store", "write"]
+__all__ = ["METHODS", "RESULTS", "STORED", "make_engine", "make_store", "write"]
 RESULTS = Path(__file__).parent / "results"
 
 
 def make_store(folder: Path, count: int, *, features: bool) -> Store:
-    """Random moments of 256 px images, with encoder features if asked for."""
-    return trial.make_store(folder, recipe.load("b-sit"), count, features=features)
+    """Random moments of 256 px images, with class features, and encoder features if asked for."""
+    base = recipe.load("b-sit")
+    wide = shape_of(recipe.load("b-reg")).class_width
+    return trial.make_store(folder, base, count, features=features, class_width=wide)
 
 
 def make_engine(

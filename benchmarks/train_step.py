@@ -1,4 +1,4 @@
-"""Cost of a training step of each method and mode, as medians of paired ratios; and its parts.
+"""Cost of a training step of each method, backbone and mode: medians of paired ratios; its parts.
 
     python benchmarks/train_step.py                    # B/2, batch 8, fp32, 6 rounds
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import METHODS, make_engine, make_store, write
+from common import METHODS, STORED, make_engine, make_store, write
 
 from sra2cli.config import recipe
 from sra2cli.core import console
@@ -27,6 +27,8 @@ from sra2cli.training.counting import method_cost
 from sra2cli.training.engine import Engine
 
 MODES = {  # settings beside the plain ones: fp32, eager
+    "lightningdit": ["model.kind=lightningdit"],  # of equal size, depth and width
+    "lightningdit compiled": ["model.kind=lightningdit", "train.compile=true"],
     "sit compiled": ["train.compile=true"],
     "sit bf16": ["train.precision=bf16"],
     "sit bf16 compiled": ["train.precision=bf16", "train.compile=true"],
@@ -49,13 +51,11 @@ def stepper(engine: Engine, source: Any) -> Callable[[], float]:
 
 def macs_share(size: str, method: str) -> float:
     """Of a step, over the plain network's: what only guides runs forward alone, a third."""
-    cost = method_cost(
-        recipe.load(f"{size}-{method.removesuffix('-stored')}"),
-        stored_features=method == "repa-stored",
-    )
-    heads = sum(c.macs for c in cost.heads.values()) / cost.network.macs
-    external = sum(c.macs for c in cost.external.values()) / cost.network.macs
-    return 1 + heads + external / 3
+    plain = method_cost(recipe.load(f"{size}-sit")).macs
+    wanted = recipe.load(f"{size}-{method.removesuffix(STORED)}")
+    cost = method_cost(wanted, stored_features=method.endswith(STORED))
+    external = sum(c.macs for c in cost.external.values())
+    return (cost.macs - external + external / 3) / plain
 
 
 class Timer:
@@ -107,10 +107,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=6)
     arguments = parser.parse_args()
-    size, batch = arguments.size, arguments.batch
+    size, batch, chosen = arguments.size, arguments.batch, arguments.methods
     with tempfile.TemporaryDirectory() as scratch:
-        store = make_store(Path(scratch), 64, features="repa-stored" in arguments.methods)
-        wanted = {m: (m, [PLAIN, f"train.batch={batch}"]) for m in arguments.methods}
+        store = make_store(Path(scratch), 64, features=any(m.endswith(STORED) for m in chosen))
+        wanted = {m: (m, [PLAIN, f"train.batch={batch}"]) for m in chosen}
         for mode, more in MODES.items():
             wanted[mode] = ("sit", [PLAIN, f"train.batch={batch}", *more])
         steps = {}

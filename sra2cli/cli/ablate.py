@@ -16,11 +16,14 @@ AXES = ("depth", "timesteps", "objective", "lambda", "mlp")
 def ablate(
     ctx: typer.Context,
     axis: Annotated[
-        str, typer.Argument(help=f"{', '.join(AXES)}; all of them: all; or iterations.")
+        str, typer.Argument(help=f"{', '.join(AXES)}; all of them: all; iterations; systems.")
     ],
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(help="iterations: runs to judge; default: the recipe and its baseline."),
+        typer.Argument(
+            metavar="[RUN|CHECKPOINT]...",
+            help="systems: what is compared. iterations: runs; default: recipe and baseline.",
+        ),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -60,13 +63,17 @@ def ablate(
     offline: o.Offline = False,
     json: o.Json = False,
 ) -> None:
-    """The paper's Tables 1 and 2 on any recipe and data. Run again to go on."""
+    """The paper's Tables 1, 2 and 3 on any recipe and data. Run again to go on."""
     with user_errors():
-        one_of("AXIS", axis, (*AXES, "all", "iterations"))
+        one_of("AXIS", axis, (*AXES, "all", "iterations", "systems"))
         if values is not None and axis not in AXES:
             raise SetupError(f"--values is for one axis, not for `ablate {axis}`")
-        if runs and axis != "iterations":
+        if runs and axis not in ("iterations", "systems"):
             raise SetupError(f"runs are for `ablate iterations`; `ablate {axis}` makes its own")
+        if axis == "systems" and not runs:
+            raise SetupError("`ablate systems` compares runs and checkpoints: give some")
+        if axis == "systems" and step is not None:
+            raise SetupError("--step: give it with each run of `ablate systems`, as RUN@STEP")
         if runs:
             made = ("recipe", "data", "seeds", "overrides")
             refuse_given(ctx, made, "is for runs that are made; these are there already")
@@ -94,7 +101,12 @@ def ablate(
             offline=offline,
             dry_run=dry_run,
         )
-        if runs:
+        if axis == "systems":
+            from sra2cli.tables import systems
+
+            out = out or Path("runs") / "ablate-systems"
+            found = systems.systems(runs or [], how, out=out)
+        elif runs:
             out = out or Path("runs") / "ablate-iterations"
             found = room.iterations_of(runs, how, out=out, steps=chosen)
         else:

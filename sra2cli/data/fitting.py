@@ -43,7 +43,7 @@ def fitted(recipe: Recipe, store: Store, images: Source | None = None) -> Recipe
         raise SetupError(f"{images.root} is not the source of {store.path}: no {missing} in it")
     if recipe.encoder is not None and images is None:
         _check_features(recipe, recipe.encoder, store)
-    _check_class_feature(recipe, store)
+    check_class_feature(store, shape_of(recipe).class_width, recipe.encoder)
     return recipe
 
 
@@ -99,16 +99,19 @@ def _check_features(recipe: Recipe, encoder: str, store: Store) -> None:
         )
 
 
-def _check_class_feature(recipe: Recipe, store: Store) -> None:
-    """Refuse a store without the class features that a network with a class token is given."""
-    width = shape_of(recipe).class_width
+def check_class_feature(store: Store, width: int, encoder: str | None = None) -> None:
+    """Refuse a store without the class features that a network with a class token is given.
+
+    Args:
+        width: of the network's class token; 0: it has none. encoder: whose features are wanted.
+    """
     if not width:
         return
     rows = store.info.sets.get(CLASS_FEATURE)
     if rows is None:
         raise SetupError(
-            f"{store.path} has no class features, which model.kind={recipe.model.kind} needs: "
-            f"extract with --encoder {recipe.encoder or 'NAME'}"
+            f"{store.path} has no class features, which a network with a class token (REG) needs: "
+            f"extract with --encoder {encoder or 'NAME'}"
         )
     if rows.shape != (width,):
         raise SetupError(

@@ -87,7 +87,10 @@ def pca(
         x = noised(latents, t, network, what.seed)
         (found,) = tokens(network, x, t, latents.labels, blocks)
         shown = [linear_probe.colours(found[b][0], means[t, b], directions[b]) for b in blocks]
-        images = [vae.decode(x)[0], *(as_image(colours, side) for colours in shown)]
+        images = [
+            vae.decode(network.model.unpack(x)[0])[0],
+            *(as_image(colours, side) for colours in shown),
+        ]
         rows.append((f"t = {t:g}", images))
     name = title_of(network.about, source)
     stem = "-".join(Path(latents.names[0]).with_suffix("").parts[-2:])
@@ -147,7 +150,7 @@ def probe(
         if count < LEAST:
             raise SetupError(f"a probe needs {LEAST} images, not {count}: --num, or another --data")
         rows = np.linspace(0, len(store) - 1, count).astype(int)
-        latents = stored(store, rows.tolist(), network.model.shape.classes)
+        latents = stored(store, rows.tolist(), network.model.shape)
         table = predictability(network, latents, what, blocks)
         name = title_of(network.about, source)
         files.append(default_file(source, network, "probe"))
@@ -174,12 +177,13 @@ def predictability(
     with console.progress("probe", len(what.times), unit="noise levels") as bar:
         for t in what.times:
             x = noised(latents, t, network, what.seed)
+            inputs = patchify(network.model.unpack(x)[0], patch)
             sums: dict[tuple[int, bool], Sums] = {}
             at = 0
             for batch in tokens(network, x, t, latents.labels, blocks):
                 count = len(next(iter(batch.values())))
                 part = slice(at, at + count)
-                for block, values in {INPUT: patchify(x[part], patch), **batch}.items():
+                for block, values in {INPUT: inputs[part], **batch}.items():
                     for judged in (False, True):
                         chosen = test[part] == judged
                         more = linear_probe.sums(
@@ -215,17 +219,15 @@ def images_of(
     """The image that is shown, and those that decide the components."""
     if label is not None and image is None:
         raise SetupError("--label is the class of --image")
-    classes = network.model.shape.classes
+    shape = network.model.shape
     if image is not None and what.data is None and network.store is None:
         shown = encoded(image, vae, network, label)
         return shown, shown
     store = store_of(source, network, what.data)
     vae.check_store(store.info, str(store.path))  # its scale and shift are now those of the store
-    shown = (
-        stored(store, [index], classes) if image is None else encoded(image, vae, network, label)
-    )
+    shown = stored(store, [index], shape) if image is None else encoded(image, vae, network, label)
     rows = np.linspace(0, len(store) - 1, min(FITTED, len(store))).astype(int)
-    return shown, stored(store, rows.tolist(), classes)
+    return shown, stored(store, rows.tolist(), shape)
 
 
 def chosen_blocks(

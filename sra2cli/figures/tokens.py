@@ -12,10 +12,13 @@ from sra2cli.core import clock
 from sra2cli.core.clock import Purpose
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.finite import check_finite
+from sra2cli.data.fitting import check_class_feature
 from sra2cli.data.images import read_image
 from sra2cli.data.store import Store
+from sra2cli.data.store_info import CLASS_FEATURE
 from sra2cli.diffusion.path import interpolate
 from sra2cli.encoders.first_stage import FirstStage, scaled_latents
+from sra2cli.models.contract import Shape
 from sra2cli.runs.network import Network
 from sra2cli.runs.run import Run
 
@@ -24,11 +27,13 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Latents:
-    """Posterior means z (N, C, h, w), scaled; labels (N,) or None; names of the images."""
+    """Posterior means z (N, C, h, w), scaled; labels (N,) or None; names of the images;
+    class_feature (N, F) where the network has a class token."""
 
     z: Tensor
     labels: Tensor | None
     names: list[str]
+    class_feature: Tensor | None = None
 
 
 def store_of(source: Path, network: Network, data: Path | None) -> Store:
@@ -60,11 +65,12 @@ def store_of(source: Path, network: Network, data: Path | None) -> Store:
             f"{data} was made with another VAE ('{info.vae}') than the network's store "
             f"('{network.store.vae}'): choose another --data"
         )
+    check_class_feature(store, config.class_width)
     return store
 
 
-def stored(store: Store, rows: Sequence[int], classes: int) -> Latents:
-    """Latents of some rows of a store."""
+def stored(store: Store, rows: Sequence[int], shape: Shape) -> Latents:
+    """Latents of some rows of a store, for a network of this shape."""
     wrong = next((row for row in rows if not 0 <= row < len(store)), None)
     if wrong is not None:
         raise SetupError(f"{store.path} has images 0..{len(store) - 1}, no {wrong}")
@@ -72,8 +78,9 @@ def stored(store: Store, rows: Sequence[int], classes: int) -> Latents:
     moments = store.moments(at).float()
     z = scaled_latents(moments, None, scale=store.info.scale, shift=store.info.shift)
     check_finite({"latents": z}, str(store.path))
-    labels = torch.from_numpy(store.labels[at]).long() if classes else None
-    return Latents(z, labels, [store.names[row] for row in rows])
+    labels = torch.from_numpy(store.labels[at]).long() if shape.classes else None
+    feature = store.read(CLASS_FEATURE, at).float() if shape.class_width else None
+    return Latents(z, labels, [store.names[row] for row in rows], feature)
 
 
 def encoded(file: Path, vae: FirstStage, network: Network, label: int | None) -> Latents:
@@ -81,6 +88,11 @@ def encoded(file: Path, vae: FirstStage, network: Network, label: int | None) ->
     if not file.is_file():
         raise SetupError(f"no image {file}")
     config = network.model.shape
+    if config.class_width:
+        raise SetupError(
+            "--image: a network with a class token (REG) needs the class feature of its encoder, "
+            "which a store holds: choose one of its images with --index"
+        )
     try:
         image = read_image(file, config.latent * vae.factor)
     except DataError as error:
@@ -94,12 +106,11 @@ def encoded(file: Path, vae: FirstStage, network: Network, label: int | None) ->
 
 
 def noised(latents: Latents, t: float, network: Network, seed: int) -> Tensor:
-    """x_t (N, C, h, w); the noise of image k is a function of (seed, k)."""
-    shape = latents.z.shape
-    noise = torch.from_numpy(
-        clock.normals(seed, Purpose.SAMPLE, 0, range(shape[0]), tuple(shape[1:]))
-    )
-    return interpolate(latents.z, noise, torch.full((shape[0],), t), network.path)[0]
+    """The state x_t (N, ...); the noise of image k is a function of (seed, k)."""
+    state = network.model.pack(latents.z, latents.class_feature)
+    count, *shape = state.shape
+    noise = torch.from_numpy(clock.normals(seed, Purpose.SAMPLE, 0, range(count), tuple(shape)))
+    return interpolate(state, noise, torch.full((count,), t), network.path)[0]
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from sra2cli.models import checkpoint_files, families, sit_checkpoints, training
 from sra2cli.models.build import BACKBONES, filled, from_record, record_of
 from sra2cli.models.checkpoint_files import WEIGHTS
 from sra2cli.models.contract import Backbone
-from sra2cli.models.sit_checkpoints import KINDS, StateDict
+from sra2cli.models.sit_checkpoints import KINDS, StateDict, check_kind
 from sra2cli.models.statistics import Statistics, statistics_of
 
 CONFIG = "config.json"  # beside the weights in an exported folder
@@ -87,6 +87,8 @@ def load(
     state = plain_keys(network, name)
     model = from_record(_record(about, name), state, name)
     if model is not None:
+        if kind is not None and KINDS[kind] != model.kind:
+            check_kind(name, type(model).__name__, kind)
         path = about.get("path", "linear")
         if path not in get_args(PathKind):
             raise DataError(f"{name} says that its path is '{path}', which this sra2 does not know")
@@ -94,7 +96,7 @@ def load(
     args = training_args.plain_args(content, about)
     statistics = statistics_of({k: v for k, v in state.items() if k.startswith(NORM)}, name)
     state = {k: v for k, v in state.items() if not k.startswith(NORM)}
-    its = families.from_state(state, args, name, num_heads)
+    its = families.from_state(state, args, name, num_heads=num_heads, kind=kind)
     if its is None:
         if not isinstance(source, Mapping):
             training_args.refuse_names(Path(source), args, kind)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from sra2cli.core.errors import SetupError
 from sra2cli.models import lightningdit, maskdit, sit
 from sra2cli.models.layers import sincos_positions
 from sra2cli.models.lightningdit import LightningDiTConfig
@@ -17,30 +18,41 @@ from sra2cli.models.sit_checkpoints import (
     Foreign,
     StateDict,
     check_args,
+    check_kind,
     check_tensors,
     infer_config,
     turned_round,
 )
 from sra2cli.models.training_args import path_of
 
+HEAD = ("final_layer.linear_cls.weight", "final_layer.linear_cls.bias")  # of REG
 GATE = "blocks.0.mlp.w12.weight"
 Opener = Callable[[StateDict, Mapping[str, Any], str, int | None], Foreign]
 
 
 def from_state(
-    state: StateDict, args: Mapping[str, Any], name: str, num_heads: int | None
+    state: StateDict,
+    args: Mapping[str, Any],
+    name: str,
+    *,
+    num_heads: int | None = None,
+    kind: str | None = None,
 ) -> Foreign | None:
     """A state dict of one of these families, not yet loaded; None if it is of none.
 
     Args:
-        args: what the file says of its training.
+        args: what the file says of its training. kind: what it is to be taken for.
 
     Raises:
-        SetupError: it contradicts itself, was trained for something else, or its heads are not
-            known.
+        SetupError: it is another kind, contradicts itself, was trained for something else, or its
+            heads are not known.
     """
     opener = next((open_ for mark, open_ in MARKS.items() if any(mark in k for k in state)), None)
-    return None if opener is None else opener(state, args, name, num_heads)
+    if opener is None:
+        return None
+    its = opener(state, args, name, num_heads)
+    check_kind(name, its.origin, kind)
+    return its
 
 
 def lightning(
@@ -69,8 +81,10 @@ def reg(state: StateDict, args: Mapping[str, Any], name: str, num_heads: int | N
     state = {k: v for k, v in state.items() if not k.startswith("projectors.")}
     check_tensors(state, name, what="REG")
     found = infer_config(state, num_heads, name)
-    wide = state.get("final_layer.linear_cls.weight")
-    config = RegConfig(**asdict(found), class_width=768 if wide is None else len(wide))
+    for key in HEAD:
+        if key not in state:
+            raise SetupError(f"{name} is not a whole REG: no {key}, its class head")
+    config = RegConfig(**asdict(found), class_width=len(state[HEAD[0]]))
     check_args(args, state, config, name)
     return Foreign(config, state, "REG", path_of(args, name), backbone="reg")
 

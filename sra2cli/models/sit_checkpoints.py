@@ -23,7 +23,17 @@ from sra2cli.models.training_args import path_of, trained_as
 
 StateDict = dict[str, Tensor]
 Origin = Literal["SiT", "REPA", "SRA", "sra2", "LightningDiT", "REG", "MaskDiT"]
-KINDS = ("sit", "lightningdit", "repa")  # what a foreign file can be taken for
+KINDS = {  # what a foreign file can be taken for: the backbone that it then is
+    "sit": "sit",
+    "lightningdit": "lightningdit",
+    "repa": "sit",
+}
+OF_KIND: dict[str, str] = {  # by who trained it
+    "SiT": "sit",
+    "REPA": "repa",
+    "SRA": "repa",
+    "LightningDiT": "lightningdit",
+}
 HEADS: dict[Origin, str] = {"REPA": "projectors.", "SRA": "ap_head."}  # keys, by who trained them
 HIDDEN = "blocks.0.mlp.fc1.weight"
 NEEDED = {  # with their number of dimensions: what recognising and converting look at
@@ -106,11 +116,21 @@ def origin_of(
             f"{name} has the tensors of {shaped}, but its args are {told}'s, whose time runs the "
             "other way: it does not say which it was trained with"
         )
-    if shaped != "sra2":
-        return shaped, True
-    if told is None and kind is not None:
+    known = told if shaped == "sra2" else shaped
+    if known is not None:
+        check_kind(name, known, kind)
+        return known, True
+    if kind is not None:
         told = "REPA" if kind == "repa" else "SiT"  # LightningDiT without its options is a SiT
     return told or shaped, told is not None
+
+
+def check_kind(name: str, origin: str, kind: str | None) -> None:
+    """SetupError where --kind says otherwise than a file does."""
+    own = OF_KIND.get(origin)
+    if kind not in (None, own):
+        instead = f"give --kind {own}" if own else "leave out --kind"
+        raise SetupError(f"{name} holds a {origin}, which is no --kind {kind}: {instead}")
 
 
 def check_args(

@@ -147,6 +147,10 @@ def plan(source: Path, num: int, sampling: Sampling, options: Options, group: Gr
     """What is to be drawn, checked. Raises as `sample`."""
     network = options.open(source, verify=group.main)
     sampling.check(network.model.shape)
+    if sampling.solver == "edm" and network.path != "linear":
+        raise SetupError(
+            f"--solver edm is for the linear path; {source} has the {network.path} one"
+        )
     vae = first_stage_of(network, options, device=group.device)
     return Drawing(source, network, vae, num, sampling, options)
 

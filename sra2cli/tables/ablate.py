@@ -157,9 +157,12 @@ def over_steps(
     def tables() -> Tables:
         lines: render.Lines = {}
         for name, recipe in {name: cell.recipe for (name, _), cell in cells.items()}.items():
-            size, method = recipe.model.size, recipe.method
+            size, method, channels = recipe.model.size, recipe.method, recipe.data.channels
             lines[name] = {
-                step: (results_of(name, cells, judged, step), paper.fid_after(size, method, step))
+                step: (
+                    results_of(name, cells, judged, step),
+                    paper.fid_after(size, method, step, channels=channels),
+                )
                 for step in judged.steps
             }
         about = {"paper": paper.TABLE2, "differs": [*differs, *of_judging(judged)]}

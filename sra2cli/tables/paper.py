@@ -12,6 +12,8 @@ METRICS = ("fid", "sfid", "is", "precision", "recall")  # the columns of Table 1
 SAMPLES = 50_000  # drawn for each number
 TABLE1 = "SiT-B/2 on ImageNet 256², 400K steps, batch 256, no guidance (Table 1)"
 TABLE2 = "the same size, method and steps on ImageNet 256², batch 256, no guidance (Table 2)"
+TABLE3 = "guided, ImageNet 256² (Table 3; rows of others are what they report)"
+NAMES = {"none": "", "sra2": "SRA 2", "repa": "REPA", "sra": "SRA", "reg": "REG"}  # of methods
 
 
 @cache
@@ -32,14 +34,41 @@ def ablation_baseline() -> dict[str, float]:
     return dict(zip(METRICS, tables()["table1"]["baseline"]["values"], strict=True))
 
 
-def fid_after(model: str, method: str, iterations: int) -> float | None:
-    """Table 2: FID of a model such as "B/2" under a method, after so many steps; None: not told."""
+def fid_after(
+    model: str, method: str, iterations: int, *, channels: int | None = None
+) -> float | None:
+    """Table 2: FID of a model such as "B/2" under a method, after so many steps; None: not told.
+
+    channels: of the latent. XL/1 on VA-VAE's 32 is the table's "VA-VAE": it names no backbone.
+    """
+    name = "VA-VAE" if (model, channels) == ("XL/1", 32) else f"SiT-{model}"
     for row in tables()["table2"]:
-        wanted = {"model": f"SiT-{model}", "method": method, "iterations": iterations}
+        wanted = {"model": name, "method": method, "iterations": iterations}
         if row.items() >= wanted.items():
             value: float | None = row.get("fid")
             return value
     return None
+
+
+def system(model: str, method: str, epochs: float | None) -> dict[str, Any] | None:
+    """Table 3: the row of a model such as "SiT-XL/2" after so many epochs, to 1%; None: none."""
+    for row in tables()["table3"]:
+        same = (row["model"], row["method"]) == (model, method)
+        if same and epochs is not None and abs(epochs / row["epochs"] - 1) < 0.01:
+            found: dict[str, Any] = row
+            return found
+    return None
+
+
+def system_title(row: dict[str, Any]) -> str:
+    """How a row of Table 3 is named."""
+    method = NAMES[row["method"]]
+    return f"paper: {row['model']}{' + ' if method else ''}{method}, {row['epochs']} epochs"
+
+
+def numbers(row: dict[str, Any] | None) -> dict[str, float]:
+    """The metrics of a row, as far as they are told."""
+    return {name: row[name] for name in METRICS if row and name in row}
 
 
 def cost(method: str) -> dict[str, Any]:

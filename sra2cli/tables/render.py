@@ -190,11 +190,11 @@ def plot(table: Mapping[str, Any], path: Path) -> None:
     ]
     first = next((p for p, row in zip(ours, there, strict=True) if row["baseline"]), None)
     panels = [("ours", name, ours, first and first[1])]
-    known = [row for row in table["rows"] if row["paper"]]
+    known = [row for row in table["rows"] if "fid" in row["paper"]]
     if known:
         points = [(row["label"], row["paper"]["fid"], 0.0) for row in known]
         base = next((row["paper"]["fid"] for row in known if row["baseline"]), None)
-        panels.append(("the paper's: SiT-B/2, ImageNet", "FID ↓", points, base))
+        panels.append(("the paper's, ImageNet", "FID ↓", points, base))
     pictures.points(panels, path, x=table["title"])
 
 
