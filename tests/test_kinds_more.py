@@ -14,6 +14,8 @@ from sra2cli.core.errors import DataError, SetupError
 from sra2cli.data.images import decode_image
 from sra2cli.data.sources import Source, open_source
 from sra2cli.evaluation.image_sets import open_images
+from sra2cli.sampling.sample import sample
+from sra2cli.sampling.settings import Sampling
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"
 
@@ -160,3 +162,17 @@ def test_labels_of_an_npz_that_do_not_fit_are_said(tmp_path):
     fits = open_images(tmp_path / "b.npz", "samples")
     assert fits.labels == [0, 1, 2, 3]
     assert fits.left_out == []
+
+
+def test_what_systems_leave_behind_is_no_class(tmp_path):
+    names = ("ant/0.png", "ant/@eaDir/0.png/SYNO_THUMB.jpg", "$RECYCLE.BIN/0.png", "bee/0.png")
+    data = folder(tmp_path, *names)
+    (data / "lost+found").mkdir()
+    found = open_source(data)
+    assert (found.names, found.labels) == (["ant/0.png", "bee/0.png"], [0, 1])
+    assert "3 hidden entries" in said(found)
+
+
+def test_more_images_than_a_folder_holds_are_refused(tmp_path):
+    with pytest.raises(SetupError, match="at most 100,000,000"):
+        sample(tmp_path / "none", num=10**15, sampling=Sampling())
