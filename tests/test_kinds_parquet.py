@@ -174,14 +174,14 @@ def test_a_pattern_is_the_choice_of_the_user(tmp_path):
 def test_a_missing_shard_is_not_passed_over(tmp_path):
     file = plain(tmp_path / "train-00001-of-00003.parquet")
     plain(tmp_path / "train-00002-of-00003.parquet")
-    with pytest.raises(SetupError, match="not as many as their names say"):
+    with pytest.raises(SetupError, match="not each once, as their names say"):
         open_source(tmp_path)
     assert len(open_source(tmp_path / "train-*.parquet")) == 8
     assert len(open_source(file)) == 4
     plain(tmp_path / "train-00000-of-00003.parquet")
     assert len(open_source(tmp_path)) == 12
     plain(tmp_path / "train-00000-of-00001.parquet")  # of another time
-    with pytest.raises(SetupError, match="not as many as their names say"):
+    with pytest.raises(SetupError, match="not each once, as their names say"):
         open_source(tmp_path)
 
 

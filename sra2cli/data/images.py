@@ -26,6 +26,7 @@ FORMATS = {  # that are opened, whatever a file is called: no other decoder, nor
     "TIFF": {".tif", ".tiff"},
     "PPM": {".pbm", ".pfm", ".pgm", ".pnm", ".ppm"},
 }
+LFS = b"version https://git-lfs"  # what a file begins with that lies elsewhere
 SUFFIXES = set().union(*FORMATS.values())
 SEES_DAMAGE = simplejpeg is not None
 PIXELS = 180_000_000  # of the largest image that is opened: about 2 GB while it is decoded
@@ -59,7 +60,10 @@ def decode_image(data: bytes, resolution: int | None = None) -> np.ndarray:
     except DataError:
         raise
     except UnidentifiedImageError:
-        raise DataError("not an image" if data else "not an image: empty") from None
+        why = "" if data else ": empty"
+        if data.startswith(LFS):
+            why = " but a pointer of Git LFS to it: git lfs pull"
+        raise DataError(f"not an image{why}") from None
     except Image.DecompressionBombError:
         raise DataError("too large to open safely") from None
     except MemoryError:

@@ -24,6 +24,10 @@ def caveats(
 ) -> list[str]:
     """One line for each reason to mistrust the metrics, worst first; [] if there is none."""
     found = [*_of_counts(names, extractor, fake, real), *_of_sizes(extractor, images, real)]
+    if real is not None and isinstance(images, ImageSet):
+        theirs = real.about.get("images", real.about).get("pixels_sha256")
+        if images.sha256 == theirs:
+            found.append("the samples are the very images of the reference")
     found += [f"{images.name}: {line}" for line in images.left_out]
     if real is not None:
         found += [f"{real.about['name']}: {line}" for line in real.about.get("left_out", ())]

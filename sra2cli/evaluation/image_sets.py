@@ -123,7 +123,11 @@ def open_images(
         def read() -> Iterator[tuple[str, np.ndarray]]:
             return ((f"{path}, image {i},", image) for i, image in enumerate(npz.images(path)))
 
-        return ImageSet(str(path), kind, count, npz.labels(path, count), read, crop=crop)
+        labels = npz.labels(path, count)
+        images = ImageSet(str(path), kind, count, labels, read, crop=crop)
+        if labels is None and npz.LABELS in npz.keys_of(path):
+            images.left_out = [f"{npz.LABELS} is not a class for each image: it is not read"]
+        return images
     return from_source(open_source(path, choice), kind, crop=crop)
 
 

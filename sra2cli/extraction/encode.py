@@ -102,7 +102,9 @@ def prepare(images: Path, options: Options, group: Group) -> Job:
     if not SEES_DAMAGE and source.kind == "images":
         console.say("damage inside of JPEG is not looked for: pip install simplejpeg")
     if source.labels is None:
-        console.say("no labels: the store is for unconditional models")
+        where = "class folders, a dataset.json, .cls files, or what --label names"
+        how = f" (labels are read from {where})" if options.choice.label is None else ""
+        console.say(f"no labels: the store is for unconditional models{how}")
     vae = open_first_stage(
         options.vae, device=group.device, offline=options.offline, precision=options.precision
     )

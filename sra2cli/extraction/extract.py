@@ -66,6 +66,8 @@ def extract(
         group.wait()
         if group.main:
             rejects = list_rejects(out, job, writer.state)
+            if len(rejects) == len(job.source):
+                console.say(f"{rejects[0].replace(chr(9), ' ')}; all: {rejects_file(out)}")
             own = computed(writer, writer.good) if job.info.statistics == OWN else None
             writer.finish(own)
         else:

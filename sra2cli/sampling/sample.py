@@ -26,6 +26,7 @@ from sra2cli.sampling.folder import drawn_image, image_file, prepare
 from sra2cli.sampling.settings import Sampling
 
 GRID = 100  # at most so many images in grid.png
+MOST = 10**8  # images of a folder: more than any metric asks for
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,8 @@ def sample(
     options = options or Options()
     if num < 1 or options.batch < 1:
         raise SetupError("--num and --batch must be above 0")
+    if num > MOST:
+        raise SetupError(f"--num {num:,}: at most {MOST:,} images go into one folder")
     with processes.group(device) as group:
         drawing = plan(source, num, sampling, options, group)
         about = drawing.about

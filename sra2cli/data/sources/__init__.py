@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sra2cli.core.errors import SetupError
+from sra2cli.data.images import LFS
 from sra2cli.data.sources import archive, folder, hdf5, parquet, safetensors
 from sra2cli.data.sources.layout import CONVENTION, Choice, Source, VanishedError, is_image
 
@@ -129,14 +130,37 @@ def _open_files(root: Path, files: list[Path], choice: Choice) -> Source:
     for file in files:
         if not file.is_file():
             raise SetupError(f"{file} is no file, or a link that leads nowhere")
+        with file.open("rb") as opened:
+            if opened.read(len(LFS)) == LFS:
+                raise SetupError(f"{file} is a pointer of Git LFS to the file: git lfs pull")
     suffixes = {p.suffix.lower() for p in files}
     if len(suffixes) > 1:
         raise SetupError(f"{root} matches files of several kinds: {', '.join(sorted(suffixes))}")
-    opener = OPENERS.get(suffixes.pop())
+    suffix = suffixes.pop()
+    opener = OPENERS.get(suffix)
     if opener is not None and (opener.several or len(files) == 1):
-        return opener.open(root, files, choice)
+        source = opener.open(root, files, choice)
+        return replace(source, said=[*source.said, *_gaps(files)])
+    if opener is not None:
+        raise SetupError(f"{root} stands for {len(files)} {suffix} files: give them one by one")
     kinds = ", ".join(OPENERS)
     raise SetupError(
         f"{root} is not a source of images: expected a folder or a file of {kinds} "
         "(compressed tars cannot be read in any order: unpack them first)"
     )
+
+
+def _gaps(files: list[Path]) -> list[str]:
+    """A line if files that are numbered with leading zeros leave numbers out."""
+    numbered: dict[tuple[Path, str, int], list[int]] = {}
+    for file in files:
+        found = re.fullmatch(r"(.*?)(\d{2,18})", file.stem)
+        if found is not None:
+            key = (file.parent, found[1], len(found[2]))
+            numbered.setdefault(key, []).append(int(found[2]))
+    for (_, before, width), numbers in numbered.items():
+        there = set(numbers)
+        gap = next((k for k in range(min(there), max(there)) if k not in there), None)
+        if gap is not None and len(str(min(there))) < width:
+            return [f"the files are numbered, but {before}{gap:0{width}d} is not there"]
+    return []

@@ -87,6 +87,11 @@ def _from_folders(found: Found) -> None:
     tops = [name.removesuffix("/" + name.rpartition("/")[2]) for name in names]
     if not found.of_shards:
         tops = [name.split("/")[0] for name in names]
+    deep = next((name for name in names if name.count("/") > 1), None)
+    if deep is not None and not found.of_shards:
+        found.said.append(
+            f"the classes are the outer folders: {deep} is of class {deep.split('/')[0]}"
+        )
     number = {name: i for i, name in enumerate(_classes(found, set(tops)))}
     found.class_names, found.labels = list(number), [number[top] for top in tops]
 
@@ -110,6 +115,10 @@ def _classes(found: Found, filled: set[str]) -> list[str]:
             f"{found.root} holds class folders whose names differ in the form of their accents "
             "alone: put their images together"
         )
+    alike = {name.casefold(): name for name in names}
+    if len(alike) < len(names):
+        one = next(name for name in names if alike[name.casefold()] != name)
+        found.said.append(f"{one} and {alike[one.casefold()]} are two classes")
     if all(name.isdecimal() for name in names):
         other = next((k for k, name in enumerate(names) if int(name[:18]) != k), None)
         if other is not None:

@@ -62,9 +62,10 @@ def refuse_missing(root: Path, files: Sequence[Path]) -> None:
     """Files that number themselves are all there, once."""
     numbers = [(int(m[1]), int(m[2])) for m in (OF.search(file.stem) for file in files) if m]
     totals = {total for _, total in numbers}
-    if numbers and (len(totals) > 1 or len(numbers) != totals.pop()):
+    first = min((number for number, _ in numbers), default=0)
+    if numbers and sorted(numbers) != [(first + k, max(totals)) for k in range(max(totals))]:
         raise SetupError(
-            f"{root} holds {len(numbers)} files as {files[0].name}: not as many as their names "
+            f"{root} holds {len(numbers)} files as {files[0].name}: not each once, as their names "
             "say; to read those that are there, give them as a quoted pattern"
         )
 

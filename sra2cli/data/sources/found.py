@@ -119,6 +119,7 @@ def find(root: Path, listing: Listing, choice: Choice, read: Callable[[int], Any
         found.order, found.kind = latents, "latents"
     if choice.image is not None and found.order:
         _choose(found, choice.image.lstrip(".").lower())
+    _say_several(found)
     if not found.order:
         kinds = ", ".join(sorted(s[1:] for s in SUFFIXES))
         there = f"; it holds {by_suffix(names)}" if names else ""
@@ -135,6 +136,19 @@ def _choose(found: Found, wanted: str) -> None:
         there = ", ".join(sorted(set(suffixes.values()))[:5])
         raise SetupError(f"--image {wanted}: no image of {found.root} ends so; there are {there}")
     found.keep([i for i in found.order if suffixes[i] == wanted], f"images but .{wanted}")
+
+
+def _say_several(found: Found) -> None:
+    """Say it if every sample has several images, as 0.jpg and 0.mask.jpg."""
+    suffixes = {after_first_dot(found.listing.names[i]) for i in found.order}
+    if not 1 < len(suffixes) < 9 or len(found.order) % len(suffixes) != 0:
+        return
+    samples = len({found.key(i) for i in found.order})
+    if samples > 1 and samples * len(suffixes) == len(found.order):
+        found.said.append(
+            f"all images of a name are read ({', '.join(sorted(suffixes))}): one of each by "
+            f"--image {min(suffixes)}"
+        )
 
 
 def after_first_dot(name: str) -> str:

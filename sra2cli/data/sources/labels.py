@@ -244,10 +244,17 @@ def _number(name: str) -> str:
     return stem[len(stem.rstrip("0123456789")) :]
 
 
+def _whole(text: str) -> int:
+    """A number as it is written in a file: 1_0 is none, unlike in Python."""
+    if "_" in text:
+        raise ValueError(text)
+    return int(text)
+
+
 def cls_label(name: str, data: bytes) -> int:
     """The class in a .cls file."""
     try:
-        return int(data)
+        return _whole(data.decode())
     except ValueError:
         raise SetupError(f"{name} holds no class number") from None
 
@@ -269,7 +276,7 @@ def json_label(name: str, data: bytes, key: str | None) -> int | None:
         value = tree[keys[0]]
         if isinstance(value, bool | float):
             raise ValueError(f"{keys[0]} is {value}")
-        number = int(value)
+        number = _whole(str(value))
     except (ValueError, TypeError):
         raise SetupError(f"{name} holds no class number") from None
     if len(keys) > 1 and any(tree[k] != value for k in keys):

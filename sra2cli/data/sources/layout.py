@@ -116,7 +116,18 @@ class Source:
     @property
     def notes(self) -> list[str]:
         """Lines about how the source was read."""
-        return [*self.said, *self.left_out]
+        return [*self.said, *self.unfilled, *self.left_out]
+
+    @property
+    def unfilled(self) -> list[str]:
+        """A line if there are classes without images: labels from 1, say, or a part of a set."""
+        filled = set(self.labels or ())
+        if self.labels is None or len(filled) == self.classes:
+            return []
+        first = next(k for k in range(self.classes) if k not in filled)
+        name = f" ({self.class_names[first]})" if self.class_names else ""
+        empty = self.classes - len(filled)
+        return [f"{empty:,} of {self.classes:,} classes have no images, as class {first}{name}"]
 
     @property
     def left_out(self) -> list[str]:

@@ -9,6 +9,10 @@ from typing import Any
 
 from sra2cli.core.errors import SetupError
 
+NO_DATA = {  # what systems leave in the folders of users
+    *("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"),
+    "__pycache__",
+}
 DEEPEST = 64  # folders in each other: more are no data set
 
 
@@ -20,7 +24,7 @@ class Listing:
         names: of the files, also of links to files that are not there.
         items: of an archive, what reads each file.
         folders: all, also empty ones.
-        hidden: entries that begin with a dot, or `__MACOSX`; nothing below them is listed.
+        hidden: entries that begin with a dot, or of NO_DATA; nothing below them is listed.
         lost: links that lead nowhere, to a folder by their names.
         odd: pipes, devices, links back to a folder that they lie in.
         shards: of several archives, the one that each file lies in. every_shard: all of them.
@@ -38,7 +42,7 @@ class Listing:
 
 def hidden(part: str) -> bool:
     """Whether a file or folder of this name is passed over: everywhere, at any depth."""
-    return part.startswith(".") or part == "__MACOSX"
+    return part.startswith(".") or part in NO_DATA
 
 
 def may_be_folder(name: str) -> bool:
