@@ -57,6 +57,7 @@ def ablate(
     solver: o.Solver = None,
     steps: Annotated[int | None, o.how("Solver steps, as in `sample`.")] = None,
     vae: o.Vae = None,
+    latent_stats: o.LatentStats = None,
     dry_run: o.DryRun = False,
     processes: o.Processes = None,
     device: o.Device = None,
@@ -70,6 +71,8 @@ def ablate(
             raise SetupError(f"--values is for one axis, not for `ablate {axis}`")
         if runs and axis not in ("iterations", "systems"):
             raise SetupError(f"runs are for `ablate iterations`; `ablate {axis}` makes its own")
+        if latent_stats is not None and axis != "systems":
+            raise SetupError("--latent-stats is for checkpoints of others, in `ablate systems`")
         if axis == "systems" and not runs:
             raise SetupError("`ablate systems` compares runs and checkpoints: give some")
         if axis == "systems" and step is not None:
@@ -97,6 +100,7 @@ def ablate(
             steps=steps,
             device=None if device is None else pick_device(device),
             vae=vae,
+            latent_stats=latent_stats,
             processes=processes,
             offline=offline,
             dry_run=dry_run,

@@ -55,6 +55,7 @@ class How:
     solver: str | None = None
     steps: int | None = None
     vae: str | None = None
+    latent_stats: str | None = None
     device: str | None = None
     processes: int | None = None
     offline: bool = False
@@ -162,11 +163,12 @@ def judging(base: Recipe, how: How, steps: Sequence[int]) -> Judged:
         "--ref": how.ref,
         "--weights": how.weights,
         "--vae": how.vae,
+        "--latent-stats": how.latent_stats,
     }
     options = [str(part) for k, v in given.items() if v is not None for part in (k, v)]
     about = {"num": num, **sampling.to_dict()}
     about.pop("seed")
-    files = {"ref": how.ref, "weights": how.weights}
+    files = {"ref": how.ref, "weights": how.weights, "latent_stats": how.latent_stats}
     identity = {k: str(listing_digest(str(v))) for k, v in files.items() if v is not None}
     return Judged(tuple(steps), tuple(options), names, about, identity)
 

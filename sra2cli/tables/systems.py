@@ -113,7 +113,9 @@ def systems(sources: Sequence[Path], how: How, *, out: Path) -> dict[str, Any]:
     cells: Cells = {}
     for system in found:
         vae = how.vae if system.step is None or all(s.step is not None for s in found) else None
-        own = replace(how, preset=how.preset or system.preset, metrics=names, vae=vae)
+        stats = how.latent_stats if system.step is None else None
+        preset = how.preset or system.preset
+        own = replace(how, preset=preset, metrics=names, vae=vae, latent_stats=stats)
         judged = judging(system.recipe, own, (system.step or 0,))
         file = None if system.step is not None else system.checkpoint
         cells[system.name, system.recipe.seed] = SystemCell(
