@@ -54,7 +54,7 @@ def system(model: str, method: str, epochs: float | None) -> dict[str, Any] | No
     """Table 3: the row of a model such as "SiT-XL/2" after so many epochs, to 1%; None: none."""
     for row in tables()["table3"]:
         same = (row["model"], row["method"]) == (model, method)
-        if same and epochs is not None and abs(epochs / row["epochs"] - 1) < 0.01:
+        if same and epochs and row["epochs"] and abs(epochs / row["epochs"] - 1) < 0.01:
             found: dict[str, Any] = row
             return found
     return None
@@ -63,7 +63,8 @@ def system(model: str, method: str, epochs: float | None) -> dict[str, Any] | No
 def system_title(row: dict[str, Any]) -> str:
     """How a row of Table 3 is named."""
     method = NAMES[row["method"]]
-    return f"paper: {row['model']}{' + ' if method else ''}{method}, {row['epochs']} epochs"
+    after = f", {row['epochs']} epochs" if row["epochs"] else ""
+    return f"paper: {row['model']}{' + ' if method else ''}{method}{after}"
 
 
 def numbers(row: dict[str, Any] | None) -> dict[str, float]:
