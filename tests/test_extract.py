@@ -110,8 +110,8 @@ def test_300_damaged_files_among_good_ones(digits_folder, tmp_path):
             refuse_damaged_jpeg((images / name).read_bytes())
         except DataError as error:
             assert rejects[name] == str(error)
-        else:  # what is judged is not looked at so closely
-            assert name in store.names or "Corrupt JPEG data" in rejects[name]
+        else:
+            assert name in store.names
     good = {p.relative_to(digits_folder).as_posix() for p in digits_folder.rglob("*.png")}
     assert good <= set(store.names)
     assert not [n for n in rejects if "unusual" in n and "huge" not in n]
