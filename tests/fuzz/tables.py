@@ -62,7 +62,7 @@ def _odd_set(rng: Rng, file: h5py.File) -> tuple[str, bool]:
         file[name] = h5py.Empty("f4")
     elif how == "zeros" and dtype.kind != "O":
         file[name] = np.zeros(shape, dtype)
-    return f"{name}: {how}", how not in ("chunked",)
+    return f"{name}: {how}", how != "chunked" and (how != "flat" or len(shape) > 1)
 
 
 def _odd_attribute(rng: Rng, file: h5py.File) -> tuple[str, bool]:
