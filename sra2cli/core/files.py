@@ -60,7 +60,7 @@ def utf8(path: Path) -> Path:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a small file so that a kill leaves the old one or the new one, whole."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch = path.parent / f".{path.name}.{os.getpid()}"  # "." has no name
     scratch.write_text(text, encoding="utf-8")
     sync(scratch)
     os.replace(scratch, path)

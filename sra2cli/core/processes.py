@@ -264,8 +264,10 @@ def _meeting(rank: int, count: int, wait: timedelta) -> "Store":
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)  # type: ignore[untyped-decorator]
 def _lost_memory(number: int) -> None:
-    os.write(2, f"error: {LOST_MEMORY}\n".encode())
-    os._exit(UserError.exit_code)
+    try:
+        os.write(2, f"error: {LOST_MEMORY}\n".encode())
+    finally:  # to return would be to read the same memory again, for ever
+        os._exit(UserError.exit_code)
 
 
 def say_lost_memory() -> None:
@@ -273,7 +275,7 @@ def say_lost_memory() -> None:
 
     Python's own handlers never come to run: the processor goes back to what it could not read.
     """
-    if not launcher.launched():  # else the process that started this one says it
+    if PARENT not in os.environ:  # else the process that started this one says it
         ctypes.CDLL(None).signal(int(signal.SIGBUS), _lost_memory)
 
 

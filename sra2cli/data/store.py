@@ -59,7 +59,7 @@ class Store:
         self.path = path
         if not path.is_file():
             hint = f" ({path.name}.partial is unfinished: run extract again)"
-            partial = path.with_name(path.name + ".partial").exists()
+            partial = (path.parent / f"{path.name}.partial").exists()  # "." has no name
             raise SetupError(f"no latent store {path}{hint if partial else ''}")
         try:
             with open_hdf5(path) as f:

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from sra2cli.core.errors import SetupError
+from sra2cli.core.errors import SetupError, UserError
 from sra2cli.core.files import weights_fingerprint
 from sra2cli.core.finite import check_finite
 from sra2cli.encoders import ldm
@@ -108,7 +107,9 @@ def load_vae(
         check_whole(f"the VAE '{name}'", loaded, unused=())
         check_finite(model.state_dict(), f"the VAE '{name}'")
         return Vae(name, model, torch.device(device), precision)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of a config that was edited diffusers raises anything
         reason = " ".join(str(error).split())[:200]
         where = "folder" if local else "neither a folder here nor to be had from the hub"
         raise SetupError(

@@ -171,8 +171,8 @@ def _fault(tensor: Tensor) -> str | None:
     """Why a tensor cannot be a weight (a count may be whole); None if it can."""
     if tensor.layout != torch.strided or tensor.is_nested or tensor.device.type != "cpu":
         return f"a {tensor.layout} tensor on {tensor.device}"
-    if tensor.dim() and not tensor.is_floating_point():
-        return f"{tensor.dtype}, not floating point"
+    if tensor.dim() and not (tensor.is_floating_point() and tensor.element_size() > 1):
+        return f"{tensor.dtype}, not a float of 16 bits or more"
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         return f"{tuple(tensor.shape)}, more than the file holds of it"
     return None

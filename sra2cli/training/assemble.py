@@ -92,8 +92,11 @@ def refuse_unbuildable(wanted: Recipe) -> None:
         raise SetupError(f"model.kind {wanted.model.kind} is drawn from, not trained here")
     if None in (wanted.data.classes, wanted.data.channels, wanted.data.latent):
         return
-    with torch.device("meta"):
-        build_heads(wanted, feature_width=1)
+    try:
+        with torch.device("meta"):
+            build_heads(wanted, feature_width=1)
+    except RuntimeError as error:  # of sizes that no number of bytes can say
+        raise SetupError(f"the recipe's network cannot be built: {error}") from None
 
 
 def start(
