@@ -1,12 +1,11 @@
 """sra2 eval: samples → numbers."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.core.files import write_atomically
+from sra2cli.core.files import write_json
 from sra2cli.data.sources import CONVENTION, Choice, Source, is_pattern
 from sra2cli.data.sources.folder import FolderReader
 from sra2cli.data.sources.layout import is_image
@@ -62,7 +61,7 @@ def evaluate(
         )
     result = judge.result(images, fake, labels=labels, how=about)
     result["saved_statistics"] = None if save_stats is None else str(save_stats)
-    write_atomically(out or result_file(samples, judge.names), json.dumps(result, indent=1) + "\n")
+    write_json(out or result_file(samples, judge.names), result)
     return result
 
 

@@ -4,7 +4,6 @@ Each point leaves an ordinary result: run again, what is there is kept.
 """
 
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from sra2cli.core import console, pictures, processes
 from sra2cli.core.errors import SetupError
-from sra2cli.core.files import write_atomically
+from sra2cli.core.files import write_json
 from sra2cli.evaluation.judge import Judging
 from sra2cli.evaluation.network_judge import NetworkJudge, digest_of
 from sra2cli.evaluation.scores import with_accuracy
@@ -118,7 +117,7 @@ def judge(
         if group.main:
             if plot is not None:
                 draw_plot(rows, swept, plot)
-            write_atomically(out / f"{stem}.json", json.dumps(rows, indent=1) + "\n")
+            write_json(out / f"{stem}.json", rows)
     return {"rows": rows, "plot": plot and str(plot), "file": str(out / f"{stem}.json")}
 
 

@@ -5,7 +5,6 @@ throughput and memory are measured here, each method in turns with SiT in one pr
 """
 
 import datetime
-import json
 import os
 import subprocess
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from sra2cli.config.reading import TypedDict, read_json
 from sra2cli.core import console
 from sra2cli.core.environment import environment
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.core.files import write_atomically
+from sra2cli.core.files import write_json
 from sra2cli.tables import paper
 from sra2cli.tables.methods import PLAIN, STORED, family, fits, method_recipe, methods, title
 from sra2cli.tables.timing import Setting, measured
@@ -114,7 +113,7 @@ def cost(
     result["file"] = file and str(file)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, json.dumps(result, indent=1) + "\n")
+        write_json(file, result)
     return result
 
 
