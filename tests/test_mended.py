@@ -157,7 +157,7 @@ def test_images_and_features_are_read_until_then_alone(
 ):
     images = noted(monkeypatch, ParquetReader, "many")
     features = noted(monkeypatch, Store, "features")
-    encoded = noted(monkeypatch, Encoder, "features", lambda self, images: len(images))
+    encoded = noted(monkeypatch, Encoder, "tokens", lambda self, images: len(images))
     settings = [*TINY, *repa(dinov2), "align.repa.until=2", "train.steps=5", "log.every=1"]
     wanted = recipe.load("digits-sit", settings)
     train(wanted, seen[1], tmp_path / "run", images=seen[0] if live else None)
@@ -174,7 +174,7 @@ def test_a_dry_run_times_steps_with_the_encoder_that_will_run(
     tmp_path,
     monkeypatch,
 ):
-    encoded = noted(monkeypatch, Encoder, "features", lambda self, images: len(images))
+    encoded = noted(monkeypatch, Encoder, "tokens", lambda self, images: len(images))
     command = ["train", "--recipe", "digits-sit", "--data", seen[1], "--dry-run", "--json"]
     command += sets(*repa(dinov2))
     live = run_sra2(*command, "--images", seen[0])
@@ -644,7 +644,7 @@ def test_a_dit_is_refused_by_its_name(run_sra2, official, tmp_path, digits_store
     start = ["train", "--recipe", "digits-sit", "--data", digits_store, "--init", name]
     assert "--kind sit" in one_line(run_sra2(*start, "--num-heads", 4), 2)
     assert load(name, num_heads=4, kind="sit").kind == "SiT"
-    with pytest.raises(SetupError, match="--kind is one of sit, repa, not 'dit'"):
+    with pytest.raises(SetupError, match="--kind is one of sit, lightningdit, repa, not 'dit'"):
         load(name, num_heads=4, kind="dit")
 
 

@@ -47,6 +47,11 @@ class MethodCost:
         parts = [self.network, *self.heads.values(), *self.external.values()]
         return sum(part.macs for part in parts)
 
+    @property
+    def overhead(self) -> float:
+        """MACs over the network without heads and guidance, as a fraction."""
+        return self.macs / self.network.macs - 1
+
 
 def method_cost(recipe: Recipe, *, stored_features: bool = False) -> MethodCost:
     """Count a recipe.
