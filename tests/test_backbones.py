@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from sra2cli.models.build import BACKBONES, shape_of
 from sra2cli.models.checkpoints import export, load, load_model
 from sra2cli.models.contract import Condition
 from sra2cli.models.families import MARKS
+from sra2cli.sampling.settings import Sampling
 from sra2cli.tables.methods import method_recipe
 from sra2cli.training.counting import method_cost, parameters
 from sra2cli.training.objective import Objective
@@ -394,3 +396,17 @@ def test_every_family_is_a_backbone():
     assert {opener.__name__ for opener in MARKS.values()} == {"lightning", "reg", "masked"}
     assert {"sit", "lightningdit", "reg", "maskdit"} <= BACKBONES.keys()
     assert math.isclose(samplers.shifted([0.5], 1 / 0.3)[0], 1 / 1.3)
+
+
+def test_settings_of_a_class_token_are_for_networks_with_one(golden):
+    model = load(golden("reg.npz").state_dict(), num_heads=heads(golden("reg.npz"))).model
+    Sampling(cfg=2.0, class_cfg=1.5).check(model.shape)
+    with pytest.raises(SetupError, match="--class-cfg needs guidance"):
+        Sampling(class_cfg=1.5).check(model.shape)
+    with pytest.raises(SetupError, match="for networks with a class token"):
+        Sampling(cfg=2.0, class_cfg=1.5).check(replace(model.shape, class_width=0))
+    tree = {"data": {"classes": 3, "channels": 4, "latent": 8}, "model": {"class_width": 24}}
+    with pytest.raises(SetupError, match="'class_width' is for kind reg, not sit"):
+        shape_of(recipe.from_dict(tree))
+    tree["model"]["kind"] = "reg"
+    assert shape_of(recipe.from_dict(tree)).class_width == 24

@@ -178,6 +178,7 @@ def test_scale_and_shift_are_what_lightningdit_does():
         {"latents_mean": MEAN.tolist(), "latents_std": STD.tolist()},
         {"bn.running_mean": MEAN, "bn.running_var": STD**2},
         {"ema": {"bn.running_mean": MEAN, "bn.running_var": STD**2}, "steps": 3},
+        {"mean": MEAN, "std": STD, "names": ["a", "b"], "ragged": [[1], [2, 3]]},
     ],
 )
 def test_statistics_are_read_whatever_they_are_called(tmp_path, content):
@@ -195,6 +196,7 @@ def test_statistics_are_read_whatever_they_are_called(tmp_path, content):
         ({"mean": MEAN * torch.nan, "std": STD}, "not finite"),
         ({"mean": MEAN, "std": STD[:3]}, "8 means, but 3 deviations"),
         ({"weight": MEAN}, "holds no statistics"),
+        ({"mean": ["a", "b"], "std": STD}, "mean and std are no numbers"),
     ],
 )
 def test_what_holds_no_statistics_is_one_line(tmp_path, content, said):
@@ -240,6 +242,24 @@ def test_scaling_factor_beside_statistics(tmp_path, images, run_sra2, vavae, sta
         2,
     )
     assert "has no statistics" in line
+    compute = ("--latent-stats", "compute", "--latent-scale", "both")
+    line = one_line(
+        run_sra2("extract", images, "--out", "c.h5", "--vae", vavae, *SIXTEEN, *compute), 2
+    )
+    assert "not for compute" in line
+
+
+def test_a_vae_that_says_no_scale_is_said(run_sra2, images, vavae):
+    """VA-VAE's file has none: its latents would be trained on as they are, without a word."""
+    plain = run_sra2("extract", images, "--out", "a.h5", "--vae", vavae, *SIXTEEN)
+    assert plain.returncode == 0
+    assert "does not say how its latents are scaled" in " ".join(plain.stderr.split())
+
+
+def test_options_that_change_nothing_of_a_store_that_is_there(run_sra2, digits_store):
+    for option in (("--latent-stats", "compute"), ("--flip",), ("--label", "x"), ("--dry-run",)):
+        line = one_line(run_sra2("extract", "--check", digits_store, *option), 2)
+        assert line.startswith(f"error: {option[0]} is for images that are encoded")
 
 
 def brute_force(store):

@@ -11,15 +11,23 @@ from sra2cli.cli.app import (
     chosen_source,
     one_of,
     pick_device,
+    refuse_given,
     show,
     start_processes,
     user_errors,
 )
 from sra2cli.core.errors import SetupError
 
+ENCODING = (  # options that mean nothing for a store that is there
+    *("resolution", "flip", "encoder", "feature_patch", "precision", "dtype", "batch", "workers"),
+    *("logvar", "latent_stats", "latent_scale", "image", "label", "split", "classes_from"),
+    *("allow_rejects", "dry_run", "processes"),
+)
+
 
 @app.command()
 def extract(
+    ctx: typer.Context,
     images: Annotated[
         Path | None,
         typer.Argument(
@@ -88,6 +96,9 @@ def extract(
         if check is not None:
             if images is not None or out is not None:
                 raise SetupError("--check STORE takes no images and no --out")
+            refuse_given(
+                ctx, ENCODING, "is for images that are encoded; --check only reads a store"
+            )
             from sra2cli.extraction import inspect
 
             result = inspect.check(check)

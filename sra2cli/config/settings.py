@@ -47,7 +47,7 @@ class Model:
     heads: Count | None = None
     patch: Count | None = None
     qk_norm: Flag = False
-    class_width: Count = 768  # of kind reg: the encoder's class feature
+    class_width: Count | None = None  # of kind reg: the encoder's class feature; null: 768
 
     def __post_init__(self) -> None:
         custom = {k: getattr(self, k) for k in ("depth", "width", "heads", "patch")}

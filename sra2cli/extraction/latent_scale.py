@@ -31,6 +31,10 @@ def chosen(vae: FirstStage, stats: str | None, scale: str, count: int) -> tuple[
         SetupError: statistics that are not of this VAE; too few images to compute any.
     """
     if stats == COMPUTE:
+        if scale == "both":
+            raise SetupError(
+                "--latent-scale both is for statistics that are there, not for compute"
+            )
         if count < FEWEST:
             raise SetupError(f"--latent-stats compute needs {FEWEST} images, not {count}")
         return (1.0,) * vae.channels, (0.0,) * vae.channels
@@ -39,6 +43,11 @@ def chosen(vae: FirstStage, stats: str | None, scale: str, count: int) -> tuple[
     if own:
         if scale == "both":
             raise SetupError(f"--latent-scale both: VAE '{vae.name}' has no statistics beside it")
+        if found == (1.0, 0.0):
+            console.warn(
+                f"VAE '{vae.name}' does not say how its latents are scaled: they are stored with "
+                "scale 1; --latent-stats FILE or compute makes them of unit variance"
+            )
         return found
     if stats is not None and factor is None and isinstance(vae.scale, float | int):
         factor = float(vae.scale)

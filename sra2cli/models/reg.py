@@ -61,8 +61,9 @@ class Reg(SiT):
 
     @classmethod
     def configure(cls, model: Model, data: Data) -> SiTConfig:
-        config = super().configure(model, data)
-        return replace(config, class_width=model.class_width)  # type: ignore[call-arg]
+        config = super().configure(replace(model, class_width=None), data)
+        wide = model.class_width
+        return config if wide is None else replace(config, class_width=wide)  # type: ignore[call-arg]
 
     @classmethod
     def outline(cls, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -128,6 +128,8 @@ class SiT(Backbone):
     @classmethod
     def configure(cls, model: Model, data: Data) -> SiTConfig:
         """The config of a recipe's size, for latents and classes of its data."""
+        if model.class_width is not None:
+            raise ValueError(f"'class_width' is for kind reg, not {cls.kind}")
         shape = {k: getattr(model, k) for k in ("depth", "width", "heads", "patch")}
         return cls.config_class(
             **(shape if model.size == "custom" else named_size(model.size, cls.sizes)),

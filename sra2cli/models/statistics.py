@@ -3,7 +3,7 @@
 Scaled latents are (z - mean) / std: shift is the mean, scale is 1 / std.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,12 @@ from sra2cli.core.errors import DataError, SetupError
 from sra2cli.models import checkpoint_files
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # scale, shift: a number a channel
+FORMS: dict[tuple[str, str], Callable[[Tensor], Tensor]] = {  # mean, and what gives the deviation
+    ("mean", "std"): lambda std: std,
+    ("latents_mean", "latents_std"): lambda std: std,
+    ("latents_bias", "latents_scale"): lambda scale: 1 / scale,
+    ("bn.running_mean", "bn.running_var"): lambda variance: variance.sqrt(),
+}
 
 
 def scale_and_shift(mean: Tensor, std: Tensor, of: str) -> Statistics:
@@ -62,19 +68,17 @@ def read_statistics(path: Path, channels: int) -> Statistics:
 
 
 def statistics_of(content: Mapping[Any, Any], of: str) -> Statistics | None:
-    """The statistics that a file or state dict holds, whatever it calls them; None: it has none."""
-    values = {
-        k: v if isinstance(v, Tensor) else torch.tensor(v, dtype=torch.float64)
-        for k, v in content.items()
-        if isinstance(v, Tensor | list | tuple)
-    }
-    if {"mean", "std"} <= values.keys():
-        return scale_and_shift(values["mean"], values["std"], of)
-    if {"latents_mean", "latents_std"} <= values.keys():
-        return scale_and_shift(values["latents_mean"], values["latents_std"], of)
-    if {"latents_bias", "latents_scale"} <= values.keys():
-        return scale_and_shift(values["latents_bias"], 1 / values["latents_scale"].double(), of)
-    if {"bn.running_mean", "bn.running_var"} <= values.keys():
-        variance = values["bn.running_var"].double()
-        return scale_and_shift(values["bn.running_mean"], variance.sqrt(), of)
+    """The statistics that a file or state dict holds, whatever it calls them; None: it has none.
+
+    Raises:
+        DataError: they are no numbers, not finite, or a deviation is not above 0.
+    """
+    for names, to_std in FORMS.items():
+        if not all(isinstance(content.get(name), Tensor | list | tuple) for name in names):
+            continue
+        try:
+            mean, spread = (torch.as_tensor(content[name], dtype=torch.float64) for name in names)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"{of}: {' and '.join(names)} are no numbers: {error}") from None
+        return scale_and_shift(mean, to_std(spread), of)
     return None

@@ -76,6 +76,8 @@ class Sampling:
             math.isfinite(self.class_cfg) and self.class_cfg >= 0
         ):
             raise SetupError(f"--class-cfg is a number from 0, not {self.class_cfg:g}")
+        if self.class_cfg is not None and self.cfg == 1.0:
+            raise SetupError("--class-cfg needs guidance of the latent: --cfg above 1")
         if self.cfg != 1.0 and not shape.conditional:
             raise SetupError("--cfg needs a class-conditional model; this one has no classes")
         listed_labels(self.labels, shape.classes)
