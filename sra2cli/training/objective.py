@@ -7,14 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sra2cli import align
+from sra2cli.config.methods import REG
 from sra2cli.config.settings import Recipe
 from sra2cli.core import clock
 from sra2cli.core.errors import SetupError
 from sra2cli.data.batches import Batch
 from sra2cli.diffusion import path
 from sra2cli.models.build import build, shape_of
-
-CLASS_WEIGHT = 0.03  # of the class token's velocity loss, where align.reg does not say
 
 
 class Objective(nn.Module):
@@ -35,7 +34,8 @@ class Objective(nn.Module):
     def __init__(self, recipe: Recipe, *, feature_width: int | None = None):
         super().__init__()
         self.kind, self.cosine_weight = recipe.path.kind, recipe.train.cosine_loss
-        self.class_weight = getattr(recipe.align.get("reg"), "class_weight", CLASS_WEIGHT)
+        reg = recipe.align.get("reg", REG())  # without the method a class token is still predicted
+        self.class_weight: float = getattr(reg, "class_weight")  # noqa: B009
         with _Seeded(recipe.seed, 0):
             self.network = build(recipe)
         with _Seeded(recipe.seed, 1):
