@@ -1,6 +1,7 @@
 """Cost of a training step of each method, backbone and mode: medians of paired ratios; its parts.
 
-    python benchmarks/train_step.py                    # B/2, batch 8, fp32, 6 rounds
+    python benchmarks/train_step.py                    # B/2, batch 8, fp32, 6 rounds; 26 GB
+    python benchmarks/train_step.py --methods sit --modes lightningdit "sit compiled"   # 8 GB
 
 A step is what `sra2 train` runs, with data from a store. The variants take turns in one process,
 one step each a round, so that a drifting machine slows all alike. The parts of a step are timed
@@ -104,6 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--size", default="b", choices=["b", "xl"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--modes", nargs="*", default=list(MODES), choices=list(MODES))
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=6)
     arguments = parser.parse_args()
@@ -111,8 +113,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         store = make_store(Path(scratch), 64, features=any(m.endswith(STORED) for m in chosen))
         wanted = {m: (m, [PLAIN, f"train.batch={batch}"]) for m in chosen}
-        for mode, more in MODES.items():
-            wanted[mode] = ("sit", [PLAIN, f"train.batch={batch}", *more])
+        for mode in arguments.modes:
+            wanted[mode] = ("sit", [PLAIN, f"train.batch={batch}", *MODES[mode]])
         steps = {}
         for name, (method, settings) in wanted.items():
             steps[name] = stepper(*make_engine(size, method, store, "cpu", settings))
