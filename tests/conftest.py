@@ -15,6 +15,10 @@ from typer.testing import CliRunner
 
 from sra2cli.cli import app
 from sra2cli.data import digits
+from sra2cli.data.captions import Packed, Text
+from sra2cli.data.store import Store
+from sra2cli.data.store_info import StoreInfo
+from sra2cli.data.store_writer import StoreWriter
 from sra2cli.extraction.extract import extract
 from sra2cli.extraction.makers import Options
 
@@ -104,3 +108,62 @@ def digits_store(digits_folder, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("store") / "digits.h5"
     extract(digits_folder, out, Options(vae="digits", resolution=32), device="cpu")
     return out
+
+
+class Letters:
+    """A text encoder as `encoders.text` has them: ids are the bytes of a text, features a table."""
+
+    name, fingerprint, length, width, vocabulary = "letters", "1e77e25" + 9 * "0", 6, 4, 257
+    device = torch.device("cpu")
+
+    def tokens(self, captions) -> np.ndarray:
+        ids = np.full((len(captions), self.length), 256, np.int64)
+        for row, caption in zip(ids, captions, strict=True):
+            text = caption.encode()[: self.length]
+            row[: len(text)] = list(text)
+        return ids
+
+    def too_long(self, captions) -> list[bool]:
+        return [len(caption.encode()) > self.length for caption in captions]
+
+    def encode(self, ids: torch.Tensor) -> torch.Tensor:
+        table = torch.randn(self.vocabulary, self.width, generator=torch.Generator().manual_seed(0))
+        return table[ids]
+
+
+@pytest.fixture
+def letters() -> Letters:
+    return Letters()
+
+
+def write_captioned(
+    path: Path, captions, *, encoder=None, features: bool = False, settings=None, labels=None
+) -> Store:
+    """A store of random moments, one an image, with `captions` of each; settings: of StoreInfo."""
+    encoder = encoder or Letters()
+    base = {"vae": "random", "vae_fingerprint": "0", "scale": 1.0, "shift": 0.0}
+    sizes = {"channels": 2, "latent": 4, "resolution": 32, "classes": 0}
+    info = StoreInfo(
+        **{**base, **sizes, **(settings or {})},
+        text_encoder=encoder.name,
+        text_fingerprint=encoder.fingerprint,
+        text_tokens=encoder.length,
+        text_width=encoder.width,
+        text_vocabulary=encoder.vocabulary,
+        text_features=features,
+    )
+
+    def encoded(texts) -> np.ndarray:
+        return encoder.encode(torch.from_numpy(encoder.tokens(texts))).cpu().numpy()
+
+    names = [f"{i:04d}.png" for i in range(len(captions))]
+    text = Text(Packed.of(captions), encoder.tokens, lambda: encoded([""])[0])
+    writer = StoreWriter(path, info, names, labels or [-1] * len(names), text=text)
+    shape = (len(names), *info.sets["moments"].shape)
+    moments = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    writer.write(range(len(names)), {"moments": np.abs(moments)})
+    if features:
+        every = [caption for those in captions for caption in those]
+        writer.write_captions(range(len(every)), encoded(every))
+    writer.finish()
+    return Store(path)

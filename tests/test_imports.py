@@ -31,7 +31,8 @@ LIBRARIES = {  # heavy libraries, and the files that may import them
     "simplejpeg": {"data/images"},
     "sklearn": {"data/digits"},
     "scipy": {"evaluation/metrics"},
-    "h5py": {"data/store_layout", "data/store_writer", "data/sources/hdf5"},
+    "h5py": {f"data/{room}" for room in ("store_layout", "store_creation", "store_writer")}
+    | {"data/sources/hdf5"},
     "pydantic": {"config"},
     "typer": {"cli"},
 }

@@ -5,6 +5,7 @@ Data sets (N rows, one per source image, in source order)
     features  (N, T, F) float16       of an image encoder, if asked for
     mirrored_moments, mirrored_features   of the mirrored images, if asked for
     any other row set that `extra` declares
+    captions and what belongs to them: see `data.captions`
     labels    (N,) int64              -1 without labels
     state     (N,) uint8              0 not written, 1 good, 2 rejected
     contents  (N,) uint64             size << 32 | CRC-32 of the encoded image; 0: not read
@@ -16,11 +17,7 @@ is held, so nothing breaks across a fork. See docs/store.md; `store_writer` writ
 
 import hashlib
 import json
-import math
-import mmap
 import os
-import time
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -33,14 +30,13 @@ from torch import Tensor
 from sra2cli.config.reading import read_record
 from sra2cli.core import console
 from sra2cli.core.errors import DataError, SetupError
+from sra2cli.data.captions import Captions
+from sra2cli.data.mapped_rows import MappedRows
 from sra2cli.data.store_info import encode_info
-from sra2cli.data.store_layout import DAMAGE, Extent, open_hdf5, read_layout
+from sra2cli.data.store_layout import DAMAGE, FIXED_TEXT, FORMAT, VERSION, open_hdf5, read_layout
 
-FORMAT = "sra2-latents"
-VERSION = 2
 TODO, GOOD, REJECTED = 0, 1, 2
 BLOCK = 1 << 24  # bytes of a data set that are hashed together
-SLOW = 1e9  # bytes/s: below it rows come from a disk, and are asked for ahead
 
 
 class Store:
@@ -49,6 +45,7 @@ class Store:
     Attributes:
         info: its StoreInfo. labels: (len,) int64. names: of the images.
         rejected: names of the images that could not be read. checksums: of its data sets.
+        captions: None where there are none.
 
     Raises:
         SetupError: no such file, or not a store.
@@ -92,6 +89,8 @@ class Store:
             )
         self.extents = {name: layout.extents[name] for name in self.info.row_sets()}
         self._rows = {name: MappedRows(path, extent) for name, extent in self.extents.items()}
+        captioned = bool(self.info.text_encoder)
+        self.captions = Captions(path, layout.extents, self.rows) if captioned else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -157,13 +156,13 @@ class Store:
         if name not in self._rows:
             raise DataError(f"{self.path} has no {name} (it has {', '.join(self.info.sets)})")
         source, rows = self._rows[name], self.rows[indices]
-        out = _empty((len(rows), *source.shape), source, pin)
+        out = source.room(len(rows), pin=pin)
         if mirrored is None or not mirrored.any() or f"mirrored_{name}" not in self._rows:
             source.read(rows, out)
             return out
         for part, flip in ((source, False), (self._rows[f"mirrored_{name}"], True)):
             here = np.flatnonzero(mirrored == flip)
-            some = _empty((len(here), *source.shape), source, pin=False)
+            some = source.room(len(here), pin=False)
             part.read(rows[here], some)
             out.index_copy_(0, torch.from_numpy(here), some)
         return out
@@ -175,49 +174,6 @@ def _identity(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _empty(shape: tuple[int, ...], like: "MappedRows", pin: bool) -> Tensor:
-    """Room for rows; numpy asks for huge pages, without which large batches fault for long."""
-    if pin:
-        return torch.empty(shape, dtype=like.dtype, pin_memory=True)
-    return torch.from_numpy(np.empty(shape, like.extent.dtype))
-
-
-class MappedRows:
-    """Rows of one data set, gathered through a memory map by all of torch's threads."""
-
-    def __init__(self, path: Path, extent: Extent):
-        self.extent = extent
-        self.shape = extent.shape[1:]
-        self._file = path.open("rb")
-        start = extent.offset % mmap.ALLOCATIONGRANULARITY
-        self._map = mmap.mmap(
-            self._file.fileno(),
-            extent.nbytes + start,
-            access=mmap.ACCESS_READ,
-            offset=extent.offset - start,
-        )
-        flat = np.frombuffer(self._map, extent.dtype, math.prod(extent.shape), start)
-        with warnings.catch_warnings():  # torch has no read-only tensors; nothing is written
-            warnings.simplefilter("ignore", UserWarning)
-            self.rows = torch.from_numpy(flat.reshape(extent.shape))
-        self.dtype = self.rows.dtype
-        self._hints = 1  # batches for which the disk is asked ahead; begins cold
-
-    def read(self, rows: np.ndarray, out: Tensor) -> None:
-        """Gather rows into `out`. From a disk, they are asked for together, in its order."""
-        if self._hints:
-            self._hints -= 1
-            for row in np.sort(rows).tolist():
-                at = self.extent.offset + row * self.extent.row_bytes
-                os.posix_fadvise(
-                    self._file.fileno(), at, self.extent.row_bytes, os.POSIX_FADV_WILLNEED
-                )
-        begun = time.perf_counter()
-        torch.index_select(self.rows, 0, torch.from_numpy(rows), out=out)
-        if out.nbytes / max(time.perf_counter() - begun, 1e-9) < SLOW:
-            self._hints = 16
-
-
 def checksums(
     path: Path, title: str | None, *, small: bool = False, stop: Event | None = None
 ) -> dict[str, str]:
@@ -226,14 +182,16 @@ def checksums(
     "attributes" is that of the StoreInfo as sorted JSON, without encode_batch.
 
     Args:
-        title: of a progress bar; None: without one. small: without the rows of images.
+        title: of a progress bar; None: without one. small: without the rows of images and captions.
         stop: once it is set, nothing more is read, and what is returned means nothing.
     """
     with open_hdf5(path) as f:
         layout = read_layout(f)
     names = "\0".join(layout.names).encode("utf-8", "surrogateescape")
     about = {k: v for k, v in encode_info(layout.info).items() if k != "encode_batch"}
-    sets = {"labels", "state"} if small else layout.extents
+    sets = set(layout.extents)
+    if small:
+        sets &= {"labels", "state", *FIXED_TEXT}
     extents = {k: layout.extents[k] for k in sorted(sets)}
     blocks = [(k, at) for k, e in extents.items() for at in range(0, e.nbytes, BLOCK)]
     found = {k: hashlib.blake2b(digest_size=16) for k in extents}

@@ -14,26 +14,35 @@ from sra2cli.config.reading import read_record
 
 StoredType = Literal["float32", "float16"]
 CLASS_FEATURE = "class_feature"  # name of the rows of an image encoder's class token
-RowType = Literal["float64", "float32", "float16", "int64", "int32", "int16", "uint8", "bool"]
+RowType = Literal[
+    "float64", "float32", "float16", "int64", "int32", "int16", "uint16", "uint8", "bool"
+]
 MOST = 1 << 20  # images encoded together
 Scales = Positive | tuple[Positive, ...]  # one number for each channel, or one for all
 Shifts = Number | tuple[Number, ...]
 
 OWN = "computed of its latents"  # statistics, known when a store is finished
-MAY_LACK = ("choice", "statistics", "extra")  # left out where they say nothing
+AS_JSON = ("choice", "statistics", "extra")
+TEXT = (
+    *("text_encoder", "text_fingerprint", "text_tokens", "text_width", "text_vocabulary"),
+    *("text_features", "uncaptioned"),
+)
+MAY_LACK = (*AS_JSON, *TEXT)  # left out where they say nothing
 FREE = (
     "tool",
     "choice",
     "vae",
     "encoder",
+    "text_encoder",
     "encode_batch",
 )  # may differ between stores of the same numbers
 
 
 @settings
 class RowSet:
-    """Rows of one kind, one an image. shape: of a row. made_by, fingerprint: of what made them.
+    """Rows of one kind, one an image; in `text_sets`, one a caption.
 
+    shape: of a row. made_by, fingerprint: of what made them.
     mirrored: whether the mirrored images of a store have rows of their own.
     """
 
@@ -75,6 +84,14 @@ class StoreInfo:
     statistics: str = ""  # what scale and shift are of; "": of the first stage's config
     extra: dict[str, RowSet] = field(default_factory=dict)  # beside moments and features
 
+    text_encoder: str = ""  # "": no captions
+    text_fingerprint: str = ""
+    text_tokens: Natural = 0  # L
+    text_width: Natural = 0  # E
+    text_vocabulary: Natural = 0  # its largest token id + 1
+    text_features: Flag = False  # stored; else only token ids are
+    uncaptioned: Natural = 0  # images that were left out, as they have no caption
+
     def __post_init__(self) -> None:
         for name in ("scale", "shift"):
             value = getattr(self, name)
@@ -104,10 +121,33 @@ class StoreInfo:
         return found
 
     @property
+    def text_sets(self) -> dict[str, RowSet]:
+        """The data sets with a row a caption."""
+        if not self.text_encoder:
+            return {}
+        made = (self.text_encoder, self.text_fingerprint)
+        small = self.text_vocabulary <= 1 << 16
+        sets = {"caption_ids": RowSet((self.text_tokens,), "uint16" if small else "int32", *made)}
+        if self.text_features:
+            tokens = (self.text_tokens, self.text_width)
+            sets["caption_features"] = RowSet(tokens, self.null_dtype, *made)
+            sets["caption_state"] = RowSet((), "uint8", *made)
+        return sets
+
+    @property
+    def null_dtype(self) -> StoredType:
+        """Of the features of the empty caption: as of the others, if they are stored."""
+        return "float16" if self.text_features else "float32"
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one image."""
-        sets = self.row_sets().values()
-        return sum(math.prod(rows.shape) * np.dtype(rows.dtype).itemsize for rows in sets)
+        return _bytes(self.row_sets())
+
+    @property
+    def caption_bytes(self) -> int:
+        """Bytes of one caption, beside its text."""
+        return _bytes(self.text_sets)
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "StoreInfo":
@@ -123,12 +163,19 @@ class StoreInfo:
         return [k for k in a if a[k] != b[k] and k not in free]
 
 
+def _bytes(sets: Mapping[str, RowSet]) -> int:
+    """Of one row of each."""
+    return sum(math.prod(rows.shape) * np.dtype(rows.dtype).itemsize for rows in sets.values())
+
+
 def encode_info(info: StoreInfo) -> dict[str, Any]:
     """As attributes; what a store has none of is left out, as stores of before had it."""
     values = asdict(info)
     values["class_names"] = json.dumps(values["class_names"])
     for key in MAY_LACK:
-        values[key] = json.dumps(values[key]) if values[key] else None
+        values[key] = values[key] or None
+    for key in AS_JSON:
+        values[key] = None if values[key] is None else json.dumps(values[key])
     return {key: value for key, value in values.items() if value is not None}
 
 
@@ -140,7 +187,7 @@ def decode_info(attributes: Mapping[str, Any]) -> StoreInfo:
         if k in attributes or k not in MAY_LACK
         for v in [attributes[k]]
     }
-    for key in ("class_names", *MAY_LACK):
+    for key in ("class_names", *AS_JSON):
         if key in plain:
             plain[key] = json.loads(plain[key])
     return StoreInfo.from_plain(plain)

@@ -15,8 +15,14 @@ import numpy as np
 from sra2cli.core.errors import DataError
 from sra2cli.data.store_info import StoreInfo, decode_info
 
+FORMAT = "sra2-latents"
+VERSION = 2
+
 # What HDF5 and the checks raise for a file that is damaged, or is something else.
 DAMAGE = (OSError, KeyError, ValueError, RuntimeError, TypeError)
+
+
+FIXED_TEXT = ("captions", "caption_ends", "caption_first", "null_caption")  # see data.captions
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,8 @@ def read_layout(f: h5py.File) -> Layout:
     }
     if "contents" in f:  # stores of before have none
         declared["contents"] = ((), "uint64")
-    odd = sorted(set(f) ^ {*declared, "names"})
+    text = {*FIXED_TEXT, *info.text_sets} if info.text_encoder else set()
+    odd = sorted(set(f) ^ {*declared, *text, "names"})
     if odd:
         raise ValueError(f"data set '{odd[0]}' is {'not declared' if odd[0] in f else 'missing'}")
     named = Extent.of(f, "names")
@@ -84,14 +91,37 @@ def read_layout(f: h5py.File) -> Layout:
         raise ValueError(f"'names' is {named.dtype} {named.shape}, not one text an image")
     extents = {name: Extent.of(f, name) for name in declared}
     for name, (shape, dtype) in declared.items():
-        found, wanted = extents[name], (named.shape[0], *shape)
-        if found.shape != wanted or found.dtype != np.dtype(dtype):
-            raise ValueError(f"'{name}' is {found.dtype} {found.shape}, not {dtype} {wanted}")
+        _check(name, extents[name], (named.shape[0], *shape), dtype)
     labels = f["labels"][:]
     lowest = 0 if info.classes else -1
     if labels.min() < lowest or labels.max() >= max(info.classes, lowest + 1):
         raise ValueError(f"labels {labels.min()}..{labels.max()} of {info.classes} classes")
+    if info.text_encoder:
+        extents |= _text_extents(f, info, named.shape[0])
     return Layout(info, extents, read_names(f), labels, f["state"][:])
+
+
+def _check(name: str, found: Extent, shape: tuple[int, ...], dtype: str) -> None:
+    if found.shape != shape or found.dtype != np.dtype(dtype):
+        raise ValueError(f"'{name}' is {found.dtype} {found.shape}, not {dtype} {shape}")
+
+
+def _text_extents(f: h5py.File, info: StoreInfo, images: int) -> dict[str, Extent]:
+    """Of the captions' data sets; ValueError where they do not belong together."""
+    extents = {name: Extent.of(f, name) for name in (*FIXED_TEXT, *info.text_sets)}
+    _check("caption_first", extents["caption_first"], (images + 1,), "int64")
+    _check("caption_ends", extents["caption_ends"], (len(f["caption_ends"]),), "int64")
+    ends, first = f["caption_ends"][:], f["caption_first"][:]
+    if first[0] != 0 or first[-1] != len(ends) or (np.diff(first) < 1).any():
+        raise ValueError(f"'caption_first' does not give each of {images} images captions")
+    if ends[0] < 0 or (np.diff(ends) < 0).any():
+        raise ValueError("'caption_ends' does not grow")
+    _check("captions", extents["captions"], (max(1, int(ends[-1])),), "uint8")
+    null = (1, info.text_tokens, info.text_width)
+    _check("null_caption", extents["null_caption"], null, info.null_dtype)
+    for name, rows in info.text_sets.items():
+        _check(name, extents[name], (len(ends), *rows.shape), rows.dtype)
+    return extents
 
 
 def open_hdf5(path: Path) -> h5py.File:

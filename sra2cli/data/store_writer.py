@@ -18,15 +18,10 @@ import numpy as np
 
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.files import hold, sync
-from sra2cli.data.store import (
-    FORMAT,
-    GOOD,
-    REJECTED,
-    TODO,
-    VERSION,
-    checksums,
-)
-from sra2cli.data.store_info import StoreInfo, encode_info
+from sra2cli.data.captions import Text, packed_in
+from sra2cli.data.store import GOOD, REJECTED, TODO, checksums
+from sra2cli.data.store_creation import checksum_room, lay_out
+from sra2cli.data.store_info import StoreInfo
 from sra2cli.data.store_layout import DAMAGE, Layout, open_hdf5, read_layout
 
 
@@ -39,6 +34,7 @@ class StoreWriter:
     """A store being written; opening it again goes on where it was left.
 
     Args:
+        text: of its captions; None: it holds none.
         create: lay the file out if it is not there; of several processes, one does.
 
     Attributes:
@@ -56,6 +52,7 @@ class StoreWriter:
         names: Sequence[str],
         labels: Sequence[int],
         *,
+        text: Text | None = None,
         create: bool = True,
     ):
         self.path, self.names = path, names
@@ -63,23 +60,27 @@ class StoreWriter:
         if path.exists():
             raise SetupError(f"{path} exists: remove it or choose another --out")
         if create and not self.partial.exists():
-            self._create(info, names, labels)
+            self._create(info, names, labels, text)
         self._lock = self._locked() if create else None
-        layout = self._check_same(info, names, labels)
+        layout = self._check_same(info, names, labels, text)
         self.info = layout.info
         sets = {*self.info.row_sets(), "state", "contents"} & set(layout.extents)
         self._sets = {k: layout.extents[k].map(self.partial, "r+") for k in sets}
         self._state = self._sets.pop("state")
         unknown = np.zeros(len(names), np.uint64)  # in a partial store of before
         self.contents = self._sets.pop("contents", unknown)
+        sets = {"caption_features", "caption_state"} & set(layout.extents)
+        self._text = {k: layout.extents[k].map(self.partial, "r+") for k in sets}
 
-    def _create(self, info: StoreInfo, names: Sequence[str], labels: Sequence[int]) -> None:
+    def _create(
+        self, info: StoreInfo, names: Sequence[str], labels: Sequence[int], text: Text | None
+    ) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for left in self.partial.parent.glob(glob.escape(self.partial.name) + ".*"):
             left.unlink(missing_ok=True)  # of a process that was killed while it laid one out
         scratch = self.partial.with_name(self.partial.name + f".{os.getpid()}")
         try:
-            lay_out(scratch, info, names, labels)
+            lay_out(scratch, info, names, labels, text)
             with contextlib.suppress(FileExistsError):  # another process was faster
                 os.link(scratch, self.partial)  # a partial store always has its full layout
         except OSError as error:
@@ -99,7 +100,9 @@ class StoreWriter:
             raise SetupError(f"{self.path} was finished by another extraction just now: run again")
         return handle
 
-    def _check_same(self, info: StoreInfo, names: Sequence[str], labels: Sequence[int]) -> Layout:
+    def _check_same(
+        self, info: StoreInfo, names: Sequence[str], labels: Sequence[int], text: Text | None
+    ) -> Layout:
         try:
             with open_hdf5(self.partial) as f:
                 layout = read_layout(f)
@@ -108,6 +111,8 @@ class StoreWriter:
                 differ.append("images")
             elif layout.labels.tolist() != list(labels):
                 differ.append("labels")
+            elif text and not packed_in(self.partial, layout.extents).same(text.captions):
+                differ.append("captions")
         except DAMAGE:
             differ = ["layout"]
         if differ:
@@ -164,6 +169,31 @@ class StoreWriter:
         self._state[list(rejected)] = REJECTED
         _flush(self._state)
 
+    @property
+    def captions_to_do(self) -> np.ndarray:
+        """Numbers of the captions whose features are to be stored and are not there yet."""
+        state = self._text.get("caption_state")
+        return np.empty(0, np.int64) if state is None else np.flatnonzero(state == TODO)
+
+    def write_captions(self, numbers: Sequence[int], features: np.ndarray) -> None:
+        """Features (len(numbers), L, E) of captions, then mark them; as `write` does.
+
+        Raises:
+            DataError: features that are not finite in float16.
+        """
+        with np.errstate(over="ignore"):
+            stored = features.astype(np.float16)
+        if not np.isfinite(stored).all():
+            highest = float(np.abs(features).max())
+            raise DataError(
+                f"text features reach {highest:.3g}, more than float16 holds: leave out "
+                "--text-features, and the encoder runs while training"
+            )
+        self._text["caption_features"][numbers] = stored
+        _flush(self._text["caption_features"])
+        self._text["caption_state"][numbers] = GOOD
+        _flush(self._text["caption_state"])
+
     def _not_finite(
         self, name: str, rows: Sequence[int], values: np.ndarray, stored: np.ndarray
     ) -> str:
@@ -202,14 +232,14 @@ class StoreWriter:
         Args:
             statistics: scale and shift that were computed of the latents.
         """
-        if (self._state == TODO).any():
+        if (self._state == TODO).any() or len(self.captions_to_do):
             raise AssertionError("a store is finished when all of its rows are written")
         good = int((self._state == GOOD).sum())
         if not good:
             self.discard()
             raise DataError("no image could be read: no store was written")
         _flush(self.contents)
-        del self._sets, self._state, self.contents
+        del self._sets, self._text, self._state, self.contents
         if statistics is not None:
             with h5py.File(self.partial, "r+", locking=False) as f:
                 for name, value in zip(("scale", "shift"), statistics, strict=True):
@@ -218,7 +248,7 @@ class StoreWriter:
         with h5py.File(self.partial, "r+", locking=False) as f:
             f.attrs.modify("count", good)
             f.attrs.modify("encode_batch", 0)  # of no use any more, and not the same everywhere
-            f.attrs.modify("checksums", np.bytes_(sums.ljust(_room(self.info))))
+            f.attrs.modify("checksums", np.bytes_(sums.ljust(checksum_room(self.info))))
             f.attrs.modify("complete", True)
         sync(self.partial)
         os.replace(self.partial, self.path)
@@ -237,49 +267,10 @@ class StoreWriter:
             self._lock = None
 
 
-def _room(info: StoreInfo) -> int:
-    """Bytes kept for the checksums."""
-    return max(512, 64 * (len(info.row_sets()) + 4))
-
-
 def contents_of(path: Path) -> np.ndarray | None:
     """`contents` of a finished store; None in those of before, which had none."""
     with open_hdf5(path) as f:
         return f["contents"][:] if "contents" in f else None
-
-
-def lay_out(path: Path, info: StoreInfo, names: Sequence[str], labels: Sequence[int]) -> None:
-    """Every data set at its full size, and its bytes reserved on the disk.
-
-    Writing through a memory map to a disk that has filled up since would kill the process.
-    """
-    count = len(names)
-    with path.open("wb") as room:  # HDF5 leaves a traceback where it finds none
-        room.write(bytes(1 << 16))
-        room.truncate(max(1 << 16, count * info.row_bytes))
-    with h5py.File(path, "w", locking=False) as f:
-        for name, rows in info.row_sets().items():
-            _allocate(f, name, (count, *rows.shape), rows.dtype)
-        _allocate(f, "state", (count,), "uint8")
-        _allocate(f, "contents", (count,), "uint64")
-        _allocate(f, "labels", (count,), "int64")
-        f["labels"][:] = np.asarray(labels, dtype=np.int64)
-        f.create_dataset("names", data=[n.encode("utf-8", "surrogateescape") for n in names])
-        f.attrs.update(encode_info(info))
-        f.attrs.update({"format": FORMAT, "format_version": VERSION, "complete": False})
-        f.attrs.update({"count": 0, "checksums": np.bytes_(b" " * _room(info))})
-    with path.open("r+b") as raw:
-        os.posix_fallocate(raw.fileno(), 0, path.stat().st_size)
-
-
-def _allocate(f: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> None:
-    """A contiguous data set whose bytes exist from the start, zero, so that it can be mapped."""
-    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    properties.set_layout(h5py.h5d.CONTIGUOUS)
-    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    properties.set_obj_track_times(False)  # the same data make the same bytes, whenever written
-    space = h5py.h5s.create_simple(shape)
-    h5py.h5d.create(f.id, name.encode(), h5py.h5t.py_create(np.dtype(dtype)), space, properties)
 
 
 def _flush(rows: np.ndarray) -> None:
