@@ -15,6 +15,9 @@ from sra2cli import __version__
 from sra2cli.core.errors import SetupError, UserError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sra2cli.data.prompts import Prompts
     from sra2cli.data.sources import Choice
 
 app = typer.Typer(
@@ -141,6 +144,23 @@ def check_drawing(precision: str | None, solver: str | None) -> None:
     """SetupError for words that `sample` and `eval` do not know."""
     one_of("--precision", precision, ("fp32", "bf16", "fp16"))
     one_of("--solver", solver, ("em", "euler", "heun", "edm"))
+
+
+def prompts_of(
+    texts: Sequence[str] | None, source: "Path | None", negative: str | None
+) -> "Prompts | None":
+    """What images are drawn of: --prompt, or --prompts; None: neither was given."""
+    if texts and source is not None:
+        raise SetupError("--prompt and --prompts: give one of them")
+    if not texts and source is None:
+        if negative is not None:
+            raise SetupError("--negative-prompt goes with --prompt or --prompts")
+        return None
+    from sra2cli.data.prompts import of_texts, read_prompts
+
+    if source is not None:
+        return read_prompts(source, negative)
+    return of_texts(texts or (), negative)
 
 
 def chosen_source(

@@ -14,6 +14,7 @@ from sra2cli.cli.app import (
     one_of,
     parse_interval,
     pick_device,
+    prompts_of,
     refuse_given,
     start_processes,
     user_errors,
@@ -46,6 +47,10 @@ DRAWING = (  # options that mean nothing for images that are there already
         "interval",
         "cfg_channels",
         "class_cfg",
+        "prompt",
+        "prompts",
+        "negative_prompt",
+        "text_encoder",
         "precision",
         "compile",
         "processes",
@@ -83,6 +88,10 @@ def evaluate(
         int | None, o.how("Of a run's samples. [default: 0]", min=0, max=2**63 - 1)
     ] = None,
     labels: o.Labels = None,
+    prompt: o.Prompt = None,
+    prompts: o.PromptsFrom = None,
+    negative_prompt: o.NegativePrompt = None,
+    text_encoder: o.TextEncoder = None,
     preset: o.Preset = None,
     solver: o.Solver = None,
     steps: Annotated[
@@ -144,6 +153,7 @@ def evaluate(
             shift=shift,
             cfg_channels=cfg_channels,
             class_cfg=class_cfg,
+            prompts=prompts_of(prompt, prompts, negative_prompt),
             seed=seed,
         )
         wanted, swept = sweep.points(
@@ -165,6 +175,7 @@ def evaluate(
                 num_heads=num_heads,
                 kind=kind,
                 latent_stats=latent_stats,
+                text_encoder=text_encoder,
                 offline=offline,
             ),
             judging=Judging(**judging),

@@ -78,7 +78,19 @@ LatentStats = Annotated[
     str | None,
     what("Statistics of its latents, for a checkpoint of others: a file, as latents_stats.pt."),
 ]
+TextEncoder = Annotated[
+    str | None,
+    what("What reads captions: words, a CLIP or T5 folder or hub name; default: the network's."),
+]
 Num = Annotated[int | None, what("Samples to draw.")]
+# What a network that is told captions draws.
+Prompt = Annotated[list[str] | None, what("A text to draw. Repeatable.", "--prompt")]
+PromptsFrom = Annotated[
+    Path | None, what("A file with a prompt on each line, or a latent store: its captions.")
+]
+NegativePrompt = Annotated[
+    str | None, how("A text that guidance leads away from; default: the empty one.")
+]
 # How images are drawn.
 Preset = Annotated[
     str | None,

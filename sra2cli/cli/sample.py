@@ -12,11 +12,17 @@ from sra2cli.cli.app import (
     one_of,
     parse_interval,
     pick_device,
+    prompts_of,
     show,
     start_processes,
     user_errors,
 )
 from sra2cli.core.errors import SetupError
+
+
+def is_store(path: Path | None) -> bool:
+    """Whether prompts are a store's captions: of them not all are drawn unless it is said."""
+    return path is not None and path.suffix in (".h5", ".hdf5")
 
 
 @app.command()
@@ -38,6 +44,10 @@ def sample(
     kind: o.Kind = None,
     seed: Annotated[int, o.how("Image i depends on (seed, i) alone.", min=0, max=2**63 - 1)] = 0,
     labels: o.Labels = None,
+    prompt: o.Prompt = None,
+    prompts: o.PromptsFrom = None,
+    negative_prompt: o.NegativePrompt = None,
+    text_encoder: o.TextEncoder = None,
     preset: o.Preset = None,
     solver: o.Solver = None,
     steps: Annotated[int | None, o.how("Solver steps. [default: 250]")] = None,
@@ -74,6 +84,9 @@ def sample(
         from sra2cli.sampling import sample as room
         from sra2cli.sampling.settings import chosen
 
+        told = prompts_of(prompt, prompts, negative_prompt)
+        if num is None and told is not None and not is_store(prompts):
+            num = len(told)
         sampling = chosen(
             preset,
             seed=seed,
@@ -87,6 +100,7 @@ def sample(
             interval=None if interval is None else parse_interval(interval),
             cfg_channels=cfg_channels,
             class_cfg=class_cfg,
+            prompts=told,
         )
         options = room.Options(
             step=step,
@@ -99,6 +113,7 @@ def sample(
             num_heads=num_heads,
             kind=kind,
             latent_stats=latent_stats,
+            text_encoder=text_encoder,
             offline=offline,
         )
         where = pick_device(device)

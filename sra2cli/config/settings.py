@@ -32,6 +32,9 @@ class Data:
     channels: Count | None = None
     latent: Count | None = None  # side of the latent: 32 for 256x256 with an 8x VAE
     vae: str | None = None  # fingerprint of the first stage; null: any
+    text_encoder: str | None = None  # what made the features of captions, of kind mmdit:
+    text_tokens: Count | None = None  # so many of each,
+    text_width: Count | None = None  # so wide
     mirror: Flag = False  # use the store's mirrored moments half of the time (SiT flips, REPA not)
 
 

@@ -23,6 +23,7 @@ class Purpose(IntEnum):
     SAMPLE = 5  # noise of image i: step 0 is the start, step k the k-th stochastic step
     LABEL = 6  # labels of samples
     INIT = 7  # initial weights
+    CAPTION = 8  # which caption of an image a sample is drawn of
 
 
 class Scalar(IntEnum):
@@ -32,6 +33,7 @@ class Scalar(IntEnum):
     LABEL_DROP = 1
     MIRROR = 2
     TEACHER_TIME = 3
+    CAPTION = 4
 
 
 def generator(seed: int, purpose: Purpose, step: int = 0, index: int = 0) -> np.random.Generator:

@@ -9,6 +9,10 @@ import numpy as np
 from PIL import Image
 
 
+CAPTIONED = 128  # pixels that a picture with a caption has across, at least
+TEXT, LINES = 11, 4  # size of a caption in pixels, and how many lines it may have
+
+
 @contextmanager
 def figure(path: Path, width: float, height: float, dpi: int = 130) -> Iterator[Any]:
     """A figure of so many inches, saved when it is done."""
@@ -43,6 +47,55 @@ def grid(images: Sequence[np.ndarray], *, columns: int, margin: int = 2) -> Imag
         at = (margin + column * (width + margin), margin + row * (height + margin))
         sheet.paste(Image.fromarray(image), at)
     return sheet
+
+
+def captioned_grid(
+    images: Sequence[np.ndarray], captions: Sequence[str], *, columns: int
+) -> Image.Image:
+    """Images (H, W, 3) uint8, row by row, each with its caption under it; small ones enlarged."""
+    import matplotlib
+    from PIL import ImageDraw, ImageFont
+
+    height, width = images[0].shape[:2]
+    times = -(-CAPTIONED // width)
+    width, height, margin = times * width, times * height, 6
+    font = ImageFont.truetype(
+        str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), TEXT
+    )
+    lines = [_wrapped(caption, font, width) for caption in captions]
+    below = (TEXT + 3) * max(map(len, lines)) + 4
+    rows, across = -(-len(images) // columns), min(columns, len(images))
+    size = (across * (width + margin) + margin, rows * (height + below + margin) + margin)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, image in enumerate(images):
+        row, column = divmod(i, columns)
+        x, y = margin + column * (width + margin), margin + row * (height + below + margin)
+        picture = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(picture, (x, y))
+        for number, line in enumerate(lines[i]):
+            draw.text((x, y + height + 2 + number * (TEXT + 3)), line, fill="black", font=font)
+    return sheet
+
+
+def _wrapped(text: str, font: Any, width: int) -> list[str]:
+    """Lines of at most `width` pixels; at most `LINES`, the last cut off with an ellipsis."""
+    lines = [""]
+    for word in text[:400].split():
+        longer = f"{lines[-1]} {word}".strip()
+        if not lines[-1] or font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    if len(lines) > LINES or len(text) > 400:
+        lines = [*lines[:LINES][:-1], f"{lines[:LINES][-1]} …"]
+    return [_fitting(line, font, width) for line in lines]
+
+
+def _fitting(line: str, font: Any, width: int) -> str:
+    while len(line) > 1 and font.getlength(line) > width:
+        line = line[:-2] + "…"
+    return line
 
 
 def side_by_side(parts: Sequence[tuple[str, Image.Image]], path: Path) -> None:

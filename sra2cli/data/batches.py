@@ -23,6 +23,7 @@ from sra2cli.data.store_info import CLASS_FEATURE
 from sra2cli.diffusion.path import sample_times
 from sra2cli.encoders.first_stage import scaled_latents
 from sra2cli.encoders.image import Encoder
+from sra2cli.encoders.text import TextEncoder
 from sra2cli.models.build import shape_of
 from sra2cli.models.contract import Condition
 
@@ -41,6 +42,7 @@ class Raw:
     features: Tensor | None  # (B, T, F), as stored: float16
     pixels: Tensor | None  # (B, R, R, 3) uint8, for an encoder that runs while training
     class_feature: Tensor | None = None  # (B, F), as stored: float16
+    tokens: Tensor | None = None  # (B, L) of captions, for a text encoder that runs while training
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Raw":
         """The same with every tensor changed."""
@@ -108,6 +110,7 @@ class Batches:
         shape = self.shape
         needed = recipe.needs("features", step, epoch_of(recipe, step, self.store))
         mirrored = uniforms[:, Scalar.MIRROR] < 0.5 if recipe.data.mirror else None
+        told = CONDITIONS[shape.condition].of_rows(self.store, rows, uniforms, shape)
         return Raw(
             moments=self.store.moments(rows, mirrored, pin=self.pin),
             posterior=torch.from_numpy(
@@ -115,9 +118,7 @@ class Batches:
             ),
             noise=torch.from_numpy(clock.normals(seed, Purpose.NOISE, step, indices, shape.state)),
             scalars=torch.from_numpy(uniforms),
-            condition=CONDITIONS[self.shape.condition].of_rows(
-                self.store, rows, mirrored, self.shape
-            ),
+            condition=told.condition,
             features=self.store.features(rows, mirrored, pin=self.pin)
             if needed and self.images is None
             else None,
@@ -125,6 +126,7 @@ class Batches:
             class_feature=self.store.read(CLASS_FEATURE, rows, mirrored, pin=self.pin)
             if shape.class_width
             else None,
+            tokens=told.tokens,
         )
 
     def _pixels(self, source: Source, rows: np.ndarray, mirrored: np.ndarray | None) -> Tensor:
@@ -173,14 +175,25 @@ def to_batch(
     store: Store,
     device: torch.device,
     encoder: Encoder | None = None,
+    text_encoder: TextEncoder | None = None,
 ) -> Batch:
-    """The batch the objective trains on: posterior draw, times and features from `raw`."""
+    """The batch the objective trains on: posterior draw, times and features from `raw`.
+
+    Args:
+        encoder, text_encoder: make features of pixels and captions; needed where the store holds
+            none.
+    """
     on = raw.map(lambda tensor: tensor.to(device, non_blocking=True))
     uniforms, times, info = on.scalars, recipe.path, store.info
     moments = on.moments.float()
     features = None if on.features is None else on.features.float()
     if encoder is not None and on.pixels is not None:
         features = encoder.features(on.pixels)
+    condition = on.condition
+    if text_encoder is not None and on.tokens is not None:
+        condition = Condition(text=text_encoder.encode(on.tokens))
+    elif condition.text is not None:
+        condition = Condition(text=condition.text.float())
     return Batch(
         z=scaled_latents(moments, on.posterior, scale=info.scale, shift=info.shift),
         mean=scaled_latents(moments, None, scale=info.scale, shift=info.shift),
@@ -188,7 +201,7 @@ def to_batch(
         t=sample_times(
             uniforms[:, Scalar.TIME], times.times, mean=times.times_mean, std=times.times_std
         ),
-        condition=on.condition,
+        condition=condition,
         drop=uniforms[:, Scalar.LABEL_DROP] < recipe.train.label_dropout,
         teacher_uniform=uniforms[:, Scalar.TEACHER_TIME],
         features=features,

@@ -8,36 +8,48 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sra2cli.core import clock
-from sra2cli.core.clock import Purpose
+from sra2cli.core.clock import Purpose, Scalar
 from sra2cli.core.errors import SetupError
+from sra2cli.data.prompts import Prompts
 from sra2cli.data.store import Store
 from sra2cli.models.contract import Condition, Shape
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What images are to be drawn of: `labels` as `sra2 sample --labels`, for some numbers."""
+    """What images are to be drawn of, for some numbers: `labels` as `sra2 sample --labels`."""
 
     labels: str
     seed: int
     indices: Sequence[int]
+    prompts: Prompts | None = None
+
+
+@dataclass(frozen=True)
+class Told:
+    """What samples show. tokens: (B, L) of captions that a text encoder has yet to read."""
+
+    condition: Condition
+    tokens: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class ConditionKind:
-    """of_rows: of the store's rows (with which of them are mirrored), on the host.
-    drawn: of images that are asked for."""
+    """of_rows: of the store's rows, on the host, with the scalars of each sample (see clock).
+    drawn: of images that are asked for. blank: of one image, where only its shape matters."""
 
-    of_rows: Callable[[Store, np.ndarray, np.ndarray | None, Shape], Condition]
+    of_rows: Callable[[Store, np.ndarray, np.ndarray, Shape], Told]
     drawn: Callable[[Asked, Shape], Condition]
+    blank: Callable[[Shape], Condition]
 
 
-def _labels_of_rows(
-    store: Store, rows: np.ndarray, mirrored: np.ndarray | None, shape: Shape
-) -> Condition:
-    return Condition(y=torch.from_numpy(store.labels[rows])) if shape.classes else Condition()
+def _labels_of_rows(store: Store, rows: np.ndarray, scalars: np.ndarray, shape: Shape) -> Told:
+    if not shape.classes:
+        return Told(Condition())
+    return Told(Condition(y=torch.from_numpy(store.labels[rows])))
 
 
 def _drawn_labels(asked: Asked, shape: Shape) -> Condition:
@@ -45,8 +57,32 @@ def _drawn_labels(asked: Asked, shape: Shape) -> Condition:
     return Condition() if labels is None else Condition(y=torch.tensor(labels))
 
 
+def _blank_label(shape: Shape) -> Condition:
+    return Condition(y=torch.zeros(1, dtype=torch.int64)) if shape.classes else Condition()
+
+
+def _captions_of_rows(store: Store, rows: np.ndarray, scalars: np.ndarray, shape: Shape) -> Told:
+    """One of each image's captions: its features, or its tokens where the store has none."""
+    assert store.captions is not None
+    chosen = store.captions.pick(rows, scalars[:, Scalar.CAPTION])
+    if store.captions.has_features:
+        return Told(Condition(text=store.captions.features(chosen)))
+    return Told(Condition(), store.captions.ids(chosen))
+
+
+def _drawn_prompts(asked: Asked, shape: Shape) -> Condition:
+    if asked.prompts is None:
+        raise SetupError("this network is told captions: give --prompt or --prompts")
+    return asked.prompts.condition(asked.prompts.texts(asked.indices, asked.seed))
+
+
+def _blank_caption(shape: Shape) -> Condition:
+    return Condition(text=torch.zeros(1, *shape.text))
+
+
 CONDITIONS: dict[str, ConditionKind] = {
-    "label": ConditionKind(_labels_of_rows, _drawn_labels),
+    "label": ConditionKind(_labels_of_rows, _drawn_labels, _blank_label),
+    "text": ConditionKind(_captions_of_rows, _drawn_prompts, _blank_caption),
 }
 
 

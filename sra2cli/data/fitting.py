@@ -12,7 +12,8 @@ from sra2cli.core.errors import SetupError
 from sra2cli.data.sources import Source
 from sra2cli.data.store import Store
 from sra2cli.data.store_info import CLASS_FEATURE
-from sra2cli.models.build import shape_of
+from sra2cli.models.build import BACKBONES, shape_of
+from sra2cli.models.contract import Backbone
 
 
 def fitted(recipe: Recipe, store: Store, images: Source | None = None) -> Recipe:
@@ -26,11 +27,14 @@ def fitted(recipe: Recipe, store: Store, images: Source | None = None) -> Recipe
             differs, and the options that accept it.
     """
     info, data = store.info, recipe.data
-    taken = {
-        key: getattr(info, key)
-        for key in ("classes", "channels", "latent")
-        if getattr(data, key) is None
-    }
+    told = _told_captions(recipe)
+    if told and store.captions is None:
+        raise SetupError(
+            f"{store.path} has no captions, which this network is told: extract with "
+            "--text-encoder words, or another"
+        )
+    asked = ("classes", "channels", "latent", *(TEXT if told else ()))
+    taken = {key: getattr(info, key) for key in asked if getattr(data, key) is None}
     if taken:
         console.say(f"{', '.join(f'{k} {v}' for k, v in taken.items())}: taken from {store.path}")
         recipe = replace(recipe, data=replace(data, **taken))
@@ -47,6 +51,13 @@ def fitted(recipe: Recipe, store: Store, images: Source | None = None) -> Recipe
     return recipe
 
 
+TEXT = ("text_encoder", "text_tokens", "text_width")
+
+
+def _told_captions(recipe: Recipe) -> bool:
+    return BACKBONES.get(recipe.model.kind, Backbone).told == "text"
+
+
 def _refuse_others(recipe: Recipe, store: Store) -> None:
     """One line for all that differs."""
     info, data = store.info, recipe.data
@@ -59,6 +70,8 @@ def _refuse_others(recipe: Recipe, store: Store) -> None:
             f"{info.latent}x{info.latent} latents ({info.resolution} px, VAE {info.vae})",
         ),
     ]
+    if _told_captions(recipe):
+        rows += [(key, getattr(info, key), f"{key} {getattr(info, key)}") for key in TEXT]
     differ = [row for row in rows if getattr(data, row[0]) != row[1]]
     other_vae = data.vae not in (None, info.vae_fingerprint)
     if not differ and not other_vae:

@@ -12,6 +12,7 @@ from sra2cli.core.finite import check_finite
 from sra2cli.models.contract import Backbone, Config, Shape
 from sra2cli.models.lightningdit import LightningDiT
 from sra2cli.models.maskdit import MaskDiT
+from sra2cli.models.mmdit import MMDiT
 from sra2cli.models.reg import Reg
 from sra2cli.models.sit import SiT
 
@@ -20,6 +21,7 @@ BACKBONES: dict[str, type[Backbone]] = {  # by their names in a recipe's `model.
     "lightningdit": LightningDiT,
     "reg": Reg,
     "maskdit": MaskDiT,
+    "mmdit": MMDiT,
 }
 
 
@@ -125,14 +127,14 @@ def start_from(model: Backbone, other: Backbone) -> str | None:
     theirs, own = other.config.to_dict(), model.config.to_dict()
     differ = [
         f"{name} {theirs[name]} instead of {own[name]}"
-        for name in own.keys() & theirs.keys() - {"latent", "classes"}
+        for name in own.keys() & theirs.keys() - {"latent", "classes", "text_tokens", "text_encoder"}
         if theirs[name] != own[name]
     ]
     if model.kind != other.kind:
         differ = [f"{other.kind} instead of {model.kind}"]
     if differ:
         raise SetupError(f"--init: its network has another shape ({', '.join(sorted(differ))})")
-    left, said = model.of_resolution, None
+    left, said = (*model.of_resolution, *model.of_captions), None
     classes = model.shape.classes, other.shape.classes
     if classes[0] != classes[1]:
         left += model.of_labels

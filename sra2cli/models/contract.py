@@ -58,6 +58,7 @@ class Shape:
     width: D, of its tokens. depth: its number of blocks. channels: C, of the latent; latent: its
     side. classes: labels it takes; 0: none. condition: its row of data.conditions.CONDITIONS.
     class_width: F, of a class token that is noised beside the latent; 0: none.
+    text: (L, E), of the features of a caption; (0, 0): none, (0, E): of any length.
     """
 
     width: int
@@ -68,6 +69,7 @@ class Shape:
     classes: int = 0
     condition: str = "label"
     class_width: int = 0
+    text: tuple[int, int] = (0, 0)
 
     @property
     def conditional(self) -> bool:
@@ -128,9 +130,11 @@ class Backbone(nn.Module):
     blocks: nn.ModuleList
     checkpointing: bool = False
     kind: ClassVar[str]  # its row of models.build.BACKBONES
+    told: ClassVar[str] = "label"  # its row of data.conditions.CONDITIONS
     trained: ClassVar[bool] = True  # False: it is only drawn from
     of_resolution: ClassVar[tuple[str, ...]] = ()  # weights that belong to a latent's side,
-    of_labels: ClassVar[tuple[str, ...]] = ()  # and to the classes, by how their names begin
+    of_labels: ClassVar[tuple[str, ...]] = ()  # to the classes,
+    of_captions: ClassVar[tuple[str, ...]] = ()  # and to the captions, by how their names begin
 
     @classmethod
     @abstractmethod
@@ -212,6 +216,10 @@ class Backbone(nn.Module):
             return condition
         y = torch.full_like(condition.y, self.shape.classes)
         return Condition(y=y if drop is None else torch.where(drop, y, condition.y))
+
+    def tell_null(self, text: Tensor) -> None:
+        """Take up the features (L, E) of the empty caption."""
+        raise ValueError(f"{self.kind} is told no captions")
 
     @property
     def shape(self) -> Shape:

@@ -3,6 +3,7 @@
 LightningDiT  mlp.w12 (SwiGLU), feat_rope.*; time reversed, sign flipped, as in SiT's own
 REG           cls_projectors2.*, wg_norm.*, final_layer.linear_cls.*; REPA's time and projectors
 MaskDiT       decoder_blocks.*; EDM's noise levels
+MMDiT         joint_blocks.*, context_embedder.*; REPA's, on captions
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from sra2cli.core.errors import SetupError
 from sra2cli.models import lightningdit, maskdit, sit
 from sra2cli.models.layers import sincos_positions
 from sra2cli.models.lightningdit import LightningDiTConfig
+from sra2cli.models.mmdit import MMDiTConfig
 from sra2cli.models.reg import RegConfig
 from sra2cli.models.sit_checkpoints import (
     Foreign,
@@ -20,6 +22,7 @@ from sra2cli.models.sit_checkpoints import (
     check_args,
     check_kind,
     check_tensors,
+    depth_of,
     infer_config,
     turned_round,
 )
@@ -27,6 +30,8 @@ from sra2cli.models.training_args import path_of
 
 HEAD = ("final_layer.linear_cls.weight", "final_layer.linear_cls.bias")  # of REG
 GATE = "blocks.0.mlp.w12.weight"
+JOINT = "joint_blocks.0.x_block.mlp.fc1.weight"
+TEXT = "context_embedder.weight"  # of an MMDiT
 Opener = Callable[[StateDict, Mapping[str, Any], str, int | None], Foreign]
 
 
@@ -100,7 +105,33 @@ def masked(state: StateDict, args: Mapping[str, Any], name: str, num_heads: int 
     return Foreign(config, _placed(state, config), "MaskDiT", "linear", backbone="maskdit")
 
 
+def captioned(
+    state: StateDict, args: Mapping[str, Any], name: str, num_heads: int | None
+) -> Foreign:
+    """REPA's MMDiT, without its projector; it does not hold the empty caption.
+
+    Its heads are of 32, and as many as its blocks, unless `num_heads` says otherwise.
+    """
+    state = {k: v for k, v in state.items() if not k.startswith("projectors.")}
+    check_tensors(state, name, what="MMDiT", hidden=JOINT, more={TEXT: 2})
+    blocks = {k.replace("joint_blocks.", "blocks.", 1): v for k, v in state.items()}
+    hidden = JOINT.replace("joint_blocks.", "blocks.", 1)
+    width, depth = len(state["x_embedder.proj.weight"]), depth_of(blocks, name)
+    heads = num_heads or (depth if width == 32 * depth else None)
+    found = infer_config(blocks, heads, name, hidden=hidden)
+    text_width, encoder = state[TEXT].shape[1], "openai/clip-vit-large-patch14"
+    config = MMDiTConfig(
+        **asdict(found), text_width=text_width, text_tokens=0, text_encoder=encoder
+    )
+    assumed = f"taken for a network that was told captions by {encoder}"
+    return Foreign(
+        config, _placed(state, config), "REPA", path_of(args, name), assumed, backbone="mmdit"
+    )
+
+
 MARKS: dict[str, Opener] = {  # by a part of a key
+    "joint_blocks.": captioned,
+    "context_embedder.": captioned,
     "mlp.w12.": lightning,
     "feat_rope.": lightning,
     "cls_projectors2.": reg,

@@ -79,12 +79,18 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.joined(F.scaled_dot_product_attention(*self.heads_of(x)))
+
+    def heads_of(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (B, heads, T, D/heads)."""
         B, T, D = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.heads, D // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, T, D/heads)
-        q, k = self.rotary(self.q_norm(q)), self.rotary(self.k_norm(k))
-        x = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(x.transpose(1, 2).reshape(B, T, D))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return self.rotary(self.q_norm(q)), self.rotary(self.k_norm(k)), v
+
+    def joined(self, attended: Tensor) -> Tensor:
+        """(B, heads, T, D/heads) → (B, T, D)."""
+        return self.proj(attended.transpose(1, 2).flatten(2))
 
 
 class Rotary(nn.Module):

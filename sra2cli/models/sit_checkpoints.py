@@ -10,6 +10,7 @@ it predicts, its classes.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -161,14 +162,20 @@ def recognise(state: Mapping[str, Tensor], name: str) -> Origin:
 
 
 def check_tensors(
-    state: Mapping[str, Tensor], name: str, *, what: str = "SiT", hidden: str = HIDDEN
+    state: Mapping[str, Tensor],
+    name: str,
+    *,
+    what: str = "SiT",
+    hidden: str = HIDDEN,
+    more: Mapping[str, int] = MappingProxyType({}),
 ) -> None:
     """SetupError where what recognising and converting look at is missing or odd.
 
     Args:
         what: the kind of network. hidden: the first weight of the first block's feed-forward layer.
+        more: what else is needed, as `NEEDED`.
     """
-    needed = {**NEEDED, hidden: 2}
+    needed = {**NEEDED, hidden: 2, **more}
     for key, dimensions in (needed | OPTIONAL).items():
         if key not in state and key in needed:
             found = ", ".join(sorted(state)[:3])[:160] or "nothing"

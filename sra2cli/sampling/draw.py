@@ -68,6 +68,7 @@ def draw_latents(
         return torch.from_numpy(draws).to(device)
 
     condition = CONDITIONS[shape.condition].drawn(sampling.asked(indices), shape)
+    null = None if sampling.prompts is None else sampling.prompts.led_away_from(len(indices))
     v = guided(
         model,
         condition.map(lambda x: x.to(device)),
@@ -75,6 +76,7 @@ def draw_latents(
         interval=sampling.interval,
         channels=sampling.cfg_channels,
         class_scale=sampling.class_cfg,
+        null=null,
     )
     start = noise(0)
     if sampling.solver == "em":

@@ -12,10 +12,11 @@ from sra2cli.core.files import hold, write_json
 from sra2cli.data.images import read_image
 
 
-def _labels_of_all(about: dict[str, Any]) -> dict[str, Any]:
-    labels = about.get("labels")
-    if labels is not None and len(labels) != about["num"]:
-        raise ValueError(f"{len(labels)} labels of {about['num']} images")
+def _of_all(about: dict[str, Any]) -> dict[str, Any]:
+    for name in ("labels", "prompts"):
+        found = about.get(name)
+        if found is not None and len(found) != about["num"]:
+            raise ValueError(f"{len(found)} {name} of {about['num']} images")
     return about
 
 
@@ -31,6 +32,7 @@ class SampleRecord(TypedDict):
     num: Count
     complete: NotRequired[bool]
     labels: NotRequired[list[Natural] | None]
+    prompts: NotRequired[list[str]]
     vae: NotRequired[VaeRecord]
 
 
@@ -39,7 +41,7 @@ def record_of(folder: Path) -> dict[str, Any] | None:
     file = folder / "samples.json"
     if not file.exists():
         return None
-    about: dict[str, Any] = read_json(file, Annotated[SampleRecord, AfterValidator(_labels_of_all)])
+    about: dict[str, Any] = read_json(file, Annotated[SampleRecord, AfterValidator(_of_all)])
     return about
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from sra2cli.core.processes import Group
 from sra2cli.data import npz
 from sra2cli.encoders.first_stage import FirstStage
 from sra2cli.encoders.open import PUBLISHED, open_first_stage
+from sra2cli.encoders.text import load_text_encoder
 from sra2cli.models.statistics import read_statistics
 from sra2cli.runs.network import Network, Weights, open_network
 from sra2cli.sampling.draw import draw
@@ -38,6 +39,7 @@ class Options:
     batch: images at a time. npz: also write OUT/samples.npz, as ADM's evaluator takes it.
     num_heads, kind: as checkpoints.load takes them.
     latent_stats: of its latents, for a checkpoint of others; None: its own, or the VAE's.
+    text_encoder: of prompts; None: the one of the network's captions.
     """
 
     step: int | None = None
@@ -50,6 +52,7 @@ class Options:
     num_heads: int | None = None
     kind: str | None = None
     latent_stats: str | None = None
+    text_encoder: str | None = None
     offline: bool = False
 
     def open(self, source: Path, *, verify: bool = True) -> Network:
@@ -92,7 +95,17 @@ class Drawing:
             "compiled": self.options.compile,
             "device": vae.device.type,
             "classes": network.model.shape.classes,
+            **self.told,
         }
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What read the prompts, for samples.json."""
+        prompts = self.sampling.prompts
+        if prompts is None or prompts.encoder is None:
+            return {}
+        encoder = prompts.encoder
+        return {"text_encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint}}
 
     @property
     def name(self) -> str:
@@ -120,6 +133,12 @@ class Drawing:
     def labels(self) -> list[int] | None:
         """Of each image; None for an unconditional model."""
         return self.sampling.labels_of(range(self.num), self.network.model.shape)
+
+    @property
+    def prompts(self) -> list[str] | None:
+        """Of each image; None for a network that is told none."""
+        prompts = self.sampling.prompts
+        return None if prompts is None else prompts.texts(range(self.num), self.sampling.seed)
 
     def fill(
         self,
@@ -153,6 +172,7 @@ def plan(source: Path, num: int, sampling: Sampling, options: Options, group: Gr
             f"--solver edm is for the linear path; {source} has the {network.path} one"
         )
     vae = first_stage_of(network, options, device=group.device)
+    sampling = with_text_encoder(sampling, network, options, device=group.device)
     return Drawing(source, network, vae, num, sampling, options)
 
 
@@ -217,10 +237,16 @@ def finish(out: Path, drawing: Drawing, device: str) -> None:
         raise DataError(f"{image_file(out, missing[0])} is missing: run the same command again")
     shown = [drawn_image(out, i) for i in range(min(num, GRID))]
     columns = 10 if len(shown) >= 20 else max(1, round(len(shown) ** 0.5))
-    pictures.grid(shown, columns=columns).save(out / "grid.png")
+    prompts = drawing.prompts
+    if prompts is None:
+        pictures.grid(shown, columns=columns).save(out / "grid.png")
+    else:
+        pictures.captioned_grid(shown, prompts[:GRID], columns=columns).save(out / "grid.png")
     if drawing.options.npz:
         write_npz(out, num)
     done = {"complete": True, "labels": drawing.labels, "environment": environment(device)}
+    if prompts is not None:
+        done["prompts"] = prompts
     write_json(out / "samples.json", {**drawing.about, **done})
 
 
@@ -234,6 +260,33 @@ def write_npz(out: Path, num: int) -> None:
             writer.add_image(drawn_image(out, i))
             bar.advance()
         writer.finish({})
+
+
+def with_text_encoder(
+    sampling: Sampling, network: Network, options: Options, *, device: str
+) -> Sampling:
+    """Prompts with what reads them: the text encoder of the network's captions.
+
+    Raises:
+        SetupError: no such encoder, or another than that of the captions.
+    """
+    prompts, model, info = sampling.prompts, network.model, network.store
+    if prompts is None:
+        if options.text_encoder is not None:
+            raise SetupError("--text-encoder is for networks that are told captions")
+        return sampling
+    length, width = model.shape.text
+    name = options.text_encoder or model.config.to_dict()["text_encoder"]
+    encoder = load_text_encoder(name, device=device, offline=options.offline)
+    known = info.text_fingerprint if info else ""
+    if known not in ("", encoder.fingerprint) or encoder.width != width:
+        raise SetupError(
+            f"text encoder '{name}' is not the one of this network's captions "
+            f"({known or f'{length or 77} x {width}'}): choose another --text-encoder"
+        )
+    if not length:  # a file of others, without the empty caption
+        model.tell_null(encoder.encode(torch.from_numpy(encoder.tokens([""])))[0].cpu())
+    return replace(sampling, prompts=prompts.encoded_by(encoder))
 
 
 def scale_of(vae: FirstStage) -> dict[str, Any]:

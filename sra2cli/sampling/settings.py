@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from sra2cli.config.settings import SOLVERS, Solver
 from sra2cli.core.errors import SetupError
 from sra2cli.data.conditions import Asked, labels_of, listed_labels
+from sra2cli.data.prompts import Prompts
 from sra2cli.encoders.first_stage import Rounding
 from sra2cli.models.contract import Shape
 
@@ -24,6 +25,7 @@ class Sampling:
         cfg_channels: guide the first n latent channels only; None: all.
         class_cfg: guidance scale of a class token (REG); 0: none; None: as the latent.
         labels: "random", "balanced" (0, 1, 2, … in turn), or class numbers to walk through.
+        prompts: texts, for a network that is told captions.
     """
 
     solver: Solver = "em"
@@ -37,10 +39,11 @@ class Sampling:
     labels: str = "random"
     seed: int = 0
     rounding: Rounding = "truncate"
+    prompts: Prompts | None = None
 
     def asked(self, indices: Sequence[int]) -> Asked:
         """What the images with these numbers are asked to be of."""
-        return Asked(self.labels, self.seed, indices)
+        return Asked(self.labels, self.seed, indices, self.prompts)
 
     def labels_of(self, indices: Sequence[int], shape: Shape) -> list[int] | None:
         """The label of each image; None for an unconditional model."""
@@ -48,8 +51,10 @@ class Sampling:
 
     def to_dict(self) -> dict[str, Any]:
         """As it is recorded; without what was not asked for, so that older records fit."""
-        values = {**asdict(self), "interval": list(self.interval)}
-        later = {"shift": 1.0, "class_cfg": None}
+        values = {**vars(self), "interval": list(self.interval)}
+        if self.prompts is not None:
+            values["prompts"] = self.prompts.about
+        later = {"shift": 1.0, "class_cfg": None, "prompts": None}
         return {k: v for k, v in values.items() if k not in later or v != later[k]}
 
     def check(self, shape: Shape) -> None:
@@ -80,6 +85,18 @@ class Sampling:
             raise SetupError("--class-cfg needs guidance of the latent: --cfg above 1")
         if self.cfg != 1.0 and not shape.conditional:
             raise SetupError("--cfg needs a class-conditional model; this one has no classes")
+        if self.prompts is not None and shape.condition != "text":
+            raise SetupError("--prompt is for networks that are told captions; this one is not")
+        if self.prompts is None and shape.condition == "text":
+            raise SetupError(
+                "this network is told captions: give --prompt TEXT, or --prompts FILE|STORE"
+            )
+        if self.prompts is not None and self.prompts.negative is not None and self.cfg == 1.0:
+            raise SetupError("--negative-prompt needs guidance: --cfg above 1")
+        if shape.condition == "text":
+            if self.labels != "random":
+                raise SetupError("--labels is for networks with classes; this one is told captions")
+            return
         listed_labels(self.labels, shape.classes)
 
 

@@ -142,7 +142,14 @@ class Subject:
         """The network, its head, and what guides it: encoder or teacher."""
         engine = self.engine
         with engine.autocast():
-            batch = to_batch(self.raw, engine.recipe, engine.store, engine.device, engine.encoder)
+            batch = to_batch(
+                self.raw,
+                engine.recipe,
+                engine.store,
+                engine.device,
+                engine.encoder,
+                engine.text_encoder,
+            )
             engine.objective(batch, None, engine.ema.teacher)
 
     def _step(self) -> None:

@@ -14,9 +14,11 @@ from sra2cli.core.errors import SetupError
 from sra2cli.core.processes import Group
 from sra2cli.data.batches import Batches, share
 from sra2cli.data.fitting import fitted
+from sra2cli.data.prompts import text_encoder_of
 from sra2cli.data.sources import Choice, Source, open_source
 from sra2cli.data.store import Store
 from sra2cli.encoders.image import Encoder, load_encoder
+from sra2cli.encoders.text import TextEncoder
 from sra2cli.models.build import BACKBONES, shape_of, start_from
 from sra2cli.models.contract import Backbone
 from sra2cli.runs.network import open_network
@@ -29,6 +31,7 @@ class Training:
     """A recipe that fits its store, and what its steps are made of.
 
     images: what the store was made from; encoder: runs on them while training. Both, or neither.
+    text_encoder: runs on captions while training; None where the store has their features.
     indices: of the global batch, for each micro-batch of a step of this process.
     """
 
@@ -37,14 +40,20 @@ class Training:
     indices: list[range]
     images: Source | None = None
     encoder: Encoder | None = None
+    text_encoder: TextEncoder | None = None
 
     def objective(self) -> Objective:
         """Network and heads with their initial weights."""
         width = self.encoder.width if self.encoder else self.store.info.feature_width
-        return Objective(self.recipe, feature_width=width or None)
+        objective = Objective(self.recipe, feature_width=width or None)
+        if objective.network.told == "text" and self.store.captions is not None:
+            objective.network.tell_null(self.store.captions.null)
+        return objective
 
     def engine(self, objective: Objective, group: Group) -> Engine:
-        return Engine(self.recipe, self.store, objective, group, self.encoder)
+        return Engine(
+            self.recipe, self.store, objective, group, self.encoder, self.text_encoder
+        )
 
     def batches(self, device: str) -> Batches:
         pin = device.startswith("cuda")
@@ -82,15 +91,22 @@ def prepare(
     if source is not None and wanted.encoder is not None:
         side = shape_of(wanted).side
         encoder = load_encoder(wanted.encoder, side=side, device=group.device, offline=offline)
+    text_encoder = None
+    if shape_of(wanted).condition == "text" and store.captions and not store.captions.has_features:
+        text_encoder = text_encoder_of(store.info, device=group.device, offline=offline)
     wanted = resolve_precision(wanted, out, torch.device(group.device))
-    return Training(wanted, store, indices, source, encoder)
+    return Training(wanted, store, indices, source, encoder, text_encoder)
 
 
 def refuse_unbuildable(wanted: Recipe) -> None:
     """SetupError where network and heads cannot be built, as far as the recipe tells."""
     if not BACKBONES.get(wanted.model.kind, Backbone).trained:
         raise SetupError(f"model.kind {wanted.model.kind} is drawn from, not trained here")
-    if None in (wanted.data.classes, wanted.data.channels, wanted.data.latent):
+    data = wanted.data
+    needed = [data.classes, data.channels, data.latent]
+    if BACKBONES.get(wanted.model.kind, Backbone).told == "text":
+        needed += [data.text_tokens, data.text_width]
+    if None in needed:
         return
     try:
         with torch.device("meta"):

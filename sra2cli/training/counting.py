@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sra2cli import align
 from sra2cli.align.contract import AlignInputs, Alignment
 from sra2cli.config.settings import Recipe
-from sra2cli.data.conditions import CONDITIONS, Asked
+from sra2cli.data.conditions import CONDITIONS
 from sra2cli.encoders import image
 from sra2cli.models.build import build, shape_of
 from sra2cli.models.contract import Condition, Shape
@@ -68,7 +68,7 @@ def method_cost(recipe: Recipe, *, stored_features: bool = False) -> MethodCost:
             align.build(recipe.align, shape, feature_width=WIDTH).items()
         )
         x, t = torch.zeros(1, *shape.state), torch.zeros(1)
-        told = CONDITIONS[shape.condition].drawn(Asked("balanced", 0, [0]), shape)
+        told = CONDITIONS[shape.condition].blank(shape)
         told = told.map(lambda tensor: tensor.to("meta"))
         network = Cost(parameters(model), macs(lambda: model(x, t, told)))
         for name, method in methods.items():

@@ -20,6 +20,7 @@ from sra2cli.data import batches
 from sra2cli.data.batches import Raw
 from sra2cli.data.store import Store
 from sra2cli.encoders.image import Encoder
+from sra2cli.encoders.text import TextEncoder
 from sra2cli.models.ema import Ema
 from sra2cli.runs.run import Checkpoint, Run
 from sra2cli.training.objective import Objective
@@ -41,9 +42,11 @@ class Engine:
         objective: Objective,
         group: Group,
         encoder: Encoder | None = None,
+        text_encoder: TextEncoder | None = None,
     ):
         settings = recipe.train
-        self.recipe, self.store, self.encoder = recipe, store, encoder
+        self.recipe, self.store = recipe, store
+        self.encoder, self.text_encoder = encoder, text_encoder
         self.group, self.device = group, torch.device(group.device)
         if self.device.index is not None and self.device.type == "cuda":
             torch.cuda.set_device(self.device)
@@ -86,7 +89,9 @@ class Engine:
         total: dict[str, Tensor] = {}
         for number, raw in enumerate(raws, start=1):
             with self.autocast():  # an encoder too runs in the run's precision, as REPA's does
-                batch = batches.to_batch(raw, self.recipe, self.store, self.device, self.encoder)
+                batch = batches.to_batch(
+                    raw, self.recipe, self.store, self.device, self.encoder, self.text_encoder
+                )
             with self._sync_if(number == len(raws)):
                 with self.autocast():
                     losses = self.wrapped(batch, factors, teacher)

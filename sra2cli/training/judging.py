@@ -1,15 +1,18 @@
 """Evaluation while training: images drawn from the EMA go straight into the metrics."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from sra2cli.config.settings import Recipe
 from sra2cli.core import console
-from sra2cli.data.store_info import StoreInfo
+from sra2cli.data.prompts import told_in
+from sra2cli.data.store import Store
 from sra2cli.encoders.open import open_first_stage
 from sra2cli.evaluation.judge import BATCH, Judge, Judging
+from sra2cli.models.build import shape_of
 from sra2cli.models.contract import Backbone
 from sra2cli.sampling.draw import draw
 from sra2cli.sampling.settings import Sampling
@@ -24,12 +27,15 @@ class TrainingJudge:
         SetupError: no first stage, no such metric, no reference or no weights for it.
     """
 
-    def __init__(self, recipe: Recipe, info: StoreInfo, *, device: str, offline: bool):
-        log = recipe.log
+    def __init__(self, recipe: Recipe, store: Store, *, device: str, offline: bool):
+        log, info = recipe.log, store.info
         self.count, self.kind = log.eval_num, recipe.path.kind
         self.sampling = Sampling(
             solver="euler", steps=log.eval_steps, labels="balanced", seed=recipe.seed
         )
+        if shape_of(recipe).condition == "text":
+            prompts = told_in(store, device=device, offline=offline)
+            self.sampling = replace(self.sampling, labels="random", prompts=prompts)
         self._first_stage = open_first_stage(info.vae, device=device, offline=offline)
         self._first_stage.check_store(info, "this store")
         judging = Judging(metric=log.eval_metrics, ref=log.eval_ref)

@@ -128,7 +128,7 @@ def watching(
         device=group.device,
         processes=group.count,
         encoder=training.encoder is not None,
-        previews=Previews(run, training.store.info, device=group.device, offline=offline),
+        previews=Previews(run, training.store, device=group.device, offline=offline),
         judge=judge,
     )
     try:

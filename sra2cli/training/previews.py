@@ -1,53 +1,65 @@
 """Previews: grids of the EMA from fixed noise."""
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from sra2cli.core import console, pictures
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.data.store_info import StoreInfo
+from sra2cli.data.prompts import told_in
+from sra2cli.data.store import Store
 from sra2cli.encoders.first_stage import FirstStage
 from sra2cli.encoders.open import open_first_stage
+from sra2cli.models.build import shape_of
 from sra2cli.models.contract import Backbone
 from sra2cli.runs.writer import RunWriter
 from sra2cli.sampling.draw import draw
 from sra2cli.sampling.settings import Sampling
 
 PREVIEW = Sampling(solver="euler", steps=50, labels="balanced")
-
-
 PREVIEWED = 16
+GUIDED = 2.0  # guidance of captions, without which small networks show little of them
 
 
 class Previews:
     """Grids of the EMA from fixed noise: RUN/previews/step-00010000.png.
 
-    A VAE that cannot be loaded is said once; the training goes on without.
+    Of classes in turn, or of captions that are spread evenly over the store. A VAE or text encoder
+    that cannot be loaded is said once; the training goes on without.
     """
 
-    def __init__(self, run: RunWriter, info: StoreInfo, *, device: str, offline: bool):
+    def __init__(self, run: RunWriter, store: Store, *, device: str, offline: bool):
         self.folder = run.path / "previews"
         self.kind = run.recipe.path.kind
-        self.info, self.device, self.offline = info, device, offline
-        self._vae: FirstStage | None = None
+        self.store, self.device, self.offline = store, device, offline
+        self.told = shape_of(run.recipe).condition == "text"
+        self._opened: tuple[FirstStage, Sampling] | None = None
         self._failed = False
+
+    def _open(self) -> tuple[FirstStage, Sampling]:
+        """What decodes, and how images are drawn."""
+        vae = open_first_stage(self.store.info.vae, device=self.device, offline=self.offline)
+        vae.check_store(self.store.info, "this store")
+        if not self.told:
+            return vae, PREVIEW
+        prompts = told_in(
+            self.store, device=self.device, offline=self.offline, spread=PREVIEWED
+        )
+        return vae, replace(PREVIEW, labels="random", cfg=GUIDED, prompts=prompts)
 
     def draw(self, model: Backbone, step: int) -> Path | None:
         """Draw and save the grid of a step."""
-        if self._vae is None and not self._failed:
+        if self._opened is None and not self._failed:
             try:
-                vae = open_first_stage(self.info.vae, device=self.device, offline=self.offline)
-                vae.check_store(self.info, "this store")
-                self._vae = vae
+                self._opened = self._open()
             except SetupError as error:
                 console.warn(f"no previews: {error}")
                 self._failed = True
-        if self._vae is None:
+        if self._opened is None:
             return None
+        vae, sampling = self._opened
         try:
-            images = draw(model, self._vae, range(PREVIEWED), PREVIEW, kind=self.kind)
+            images = list(draw(model, vae, range(PREVIEWED), sampling, kind=self.kind))
         except DataError as error:  # of a network that diverges: no reason to end a training
             console.warn(f"no preview of step {step}: {error}")
             return None
@@ -56,6 +68,11 @@ class Previews:
         scratch = path.with_name("." + path.name)
         with contextlib.suppress(FileNotFoundError):
             scratch.unlink()
-        pictures.grid(list(np.asarray(images)), columns=4).save(scratch, format="png")
+        if sampling.prompts is None:
+            sheet = pictures.grid(images, columns=4)
+        else:
+            texts = sampling.prompts.texts(range(PREVIEWED), sampling.seed)
+            sheet = pictures.captioned_grid(images, texts, columns=4)
+        sheet.save(scratch, format="png")
         scratch.replace(path)
         return path

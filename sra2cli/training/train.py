@@ -56,8 +56,9 @@ def train(
             )
         judge = None
         if group.main and wanted.log.eval_every:
-            info = training.store.info
-            judge = TrainingJudge(training.recipe, info, device=group.device, offline=offline)
+            judge = TrainingJudge(
+                training.recipe, training.store, device=group.device, offline=offline
+            )
         begun = group.main and (out / "recipe.yaml").is_file()
         known = begun and Run(out).has_checked(training.store.identity)
         needed = not group.share(known)
