@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-
 CAPTIONED = 128  # pixels that a picture with a caption has across, at least
 TEXT, LINES = 11, 4  # size of a caption in pixels, and how many lines it may have
 

@@ -116,9 +116,7 @@ def told_in(
     return of_store(store, spread=spread).encoded_by(encoder)
 
 
-def text_encoder_of(
-    info: StoreInfo, *, device: torch.device | str, offline: bool
-) -> TextEncoder:
+def text_encoder_of(info: StoreInfo, *, device: torch.device | str, offline: bool) -> TextEncoder:
     """The text encoder of a store's captions; SetupError where there is none, or another now."""
     encoder = load_text_encoder(info.text_encoder, device=device, offline=offline)
     if encoder.fingerprint != info.text_fingerprint:

@@ -127,7 +127,8 @@ def start_from(model: Backbone, other: Backbone) -> str | None:
     theirs, own = other.config.to_dict(), model.config.to_dict()
     differ = [
         f"{name} {theirs[name]} instead of {own[name]}"
-        for name in own.keys() & theirs.keys() - {"latent", "classes", "text_tokens", "text_encoder"}
+        for name in own.keys()
+        & theirs.keys() - {"latent", "classes", "text_tokens", "text_encoder"}
         if theirs[name] != own[name]
     ]
     if model.kind != other.kind:

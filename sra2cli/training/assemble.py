@@ -51,9 +51,7 @@ class Training:
         return objective
 
     def engine(self, objective: Objective, group: Group) -> Engine:
-        return Engine(
-            self.recipe, self.store, objective, group, self.encoder, self.text_encoder
-        )
+        return Engine(self.recipe, self.store, objective, group, self.encoder, self.text_encoder)
 
     def batches(self, device: str) -> Batches:
         pin = device.startswith("cuda")

@@ -42,9 +42,7 @@ class Previews:
         vae.check_store(self.store.info, "this store")
         if not self.told:
             return vae, PREVIEW
-        prompts = told_in(
-            self.store, device=self.device, offline=self.offline, spread=PREVIEWED
-        )
+        prompts = told_in(self.store, device=self.device, offline=self.offline, spread=PREVIEWED)
         return vae, replace(PREVIEW, labels="random", cfg=GUIDED, prompts=prompts)
 
     def draw(self, model: Backbone, step: int) -> Path | None:
