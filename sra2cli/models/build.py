@@ -125,10 +125,10 @@ def start_from(model: Backbone, other: Backbone) -> str | None:
         SetupError: networks of different shape.
     """
     theirs, own = other.config.to_dict(), model.config.to_dict()
+    of_data = {"latent", "classes", "text_tokens", "text_encoder"}
     differ = [
         f"{name} {theirs[name]} instead of {own[name]}"
-        for name in own.keys()
-        & theirs.keys() - {"latent", "classes", "text_tokens", "text_encoder"}
+        for name in own.keys() & theirs.keys() - of_data
         if theirs[name] != own[name]
     ]
     if model.kind != other.kind:

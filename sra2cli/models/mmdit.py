@@ -71,9 +71,9 @@ class Stream(nn.Module):
         width = config.width
         self.norm1 = layer_norm(width)
         self.attn = Attention(width, config.heads, None)
-        self.adaLN_modulation = nn.Sequential(
-            nn.SiLU(), nn.Linear(width, (2 if ends else 6) * width)
-        )
+        self.modulations = 2 if ends else 6
+        modulation = nn.Linear(width, self.modulations * width)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), modulation)
         if ends:
             self.attn.proj = nn.Identity()  # type: ignore[assignment]
             return
@@ -82,9 +82,7 @@ class Stream(nn.Module):
 
     def enter(self, x: Tensor, c: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], list[Tensor]]:
         """Queries, keys and values (B, heads, L, d), and the modulations that `leave` needs."""
-        shift, scale, *rest = self.adaLN_modulation(c).chunk(
-            2 if not hasattr(self, "mlp") else 6, 1
-        )
+        shift, scale, *rest = self.adaLN_modulation(c).chunk(self.modulations, dim=1)
         return self.attn.heads_of(modulate(self.norm1(x), shift, scale)), rest
 
     def leave(self, x: Tensor, attended: Tensor, modulations: list[Tensor]) -> Tensor:

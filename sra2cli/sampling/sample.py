@@ -245,9 +245,8 @@ def finish(out: Path, drawing: Drawing, device: str) -> None:
     if drawing.options.npz:
         write_npz(out, num)
     done = {"complete": True, "labels": drawing.labels, "environment": environment(device)}
-    if prompts is not None:
-        done["prompts"] = prompts
-    write_json(out / "samples.json", {**drawing.about, **done})
+    told = {} if prompts is None else {"prompts": prompts}
+    write_json(out / "samples.json", {**drawing.about, **done, **told})
 
 
 def write_npz(out: Path, num: int) -> None:
