@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sra2cli.core.errors import SetupError
-
 
 class TextEncoder(ABC):
     """Captions to token ids, and ids to features; the ids alone decide the features.
@@ -102,14 +100,18 @@ def _word_vector(word_id: int, width: int) -> np.ndarray:
 def load_text_encoder(
     name: str, *, device: torch.device | str = "cpu", offline: bool = False
 ) -> TextEncoder:
-    """Open a text encoder: "words" (packaged).
+    """Open a text encoder: "words" (packaged), or a CLIP or T5 by hub name or folder.
 
     Args:
         offline: never touch the network; a hub name must then be in the local cache.
 
     Raises:
-        SetupError: there is no such encoder.
+        SetupError: transformers is missing, there is no such encoder, or its weights are not
+            complete, or it has no tokenizer.
+        DataError: weights that are not finite.
     """
     if name == "words":
         return Words(torch.device(device))
-    raise SetupError(f"there is no text encoder '{name}': choose words")
+    from sra2cli.encoders.text_networks import load_pretrained  # which needs this contract
+
+    return load_pretrained(name, torch.device(device), offline=offline)
