@@ -21,7 +21,8 @@ def test_packaged_recipes_load_build_and_come_back(name):
     config = config_of(loaded)
     assert all(settings.depth <= config.depth for settings in loaded.align.values())
     method = loaded.method.replace("none", "sit").replace("+", "-")
-    about = {"digits", "b", "l", "xl", "xl1", "vavae", "lightningdit", "512", "cosine"}
+    about = {"digits", "emoji", "coco", "b", "l", "xl", "xl1", "vavae", "512", "cosine"}
+    about |= {"lightningdit", "mmdit"}
     named = [part for part in name.split("-") if part not in about]  # of the methods
     assert ("-".join(named) or "sit") == method
     assert (loaded.data.latent == 64) == name.endswith("-512")

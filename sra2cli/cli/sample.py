@@ -1,7 +1,7 @@
 """sra2 sample."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,10 +19,10 @@ from sra2cli.cli.app import (
 )
 from sra2cli.core.errors import SetupError
 
-
-def is_store(path: Path | None) -> bool:
-    """Whether prompts are a store's captions: of them not all are drawn unless it is said."""
-    return path is not None and path.suffix in (".h5", ".hdf5")
+if TYPE_CHECKING:
+    from sra2cli.data.prompts import Prompts
+    from sra2cli.sampling.sample import Options
+    from sra2cli.sampling.settings import Sampling
 
 
 @app.command()
@@ -81,12 +81,10 @@ def sample(
         if len(sources) > 1 and not grid:
             raise SetupError("several sources need --grid: one picture of all of them")
         start_processes(processes, device)
-        from sra2cli.sampling import sample as room
+        from sra2cli.sampling.sample import Options
         from sra2cli.sampling.settings import chosen
 
         told = prompts_of(prompt, prompts, negative_prompt)
-        if num is None and told is not None and not is_store(prompts):
-            num = len(told)
         sampling = chosen(
             preset,
             seed=seed,
@@ -102,7 +100,7 @@ def sample(
             class_cfg=class_cfg,
             prompts=told,
         )
-        options = room.Options(
+        options = Options(
             step=step,
             weights=weights,  # type: ignore[arg-type]
             vae=vae,
@@ -116,26 +114,32 @@ def sample(
             text_encoder=text_encoder,
             offline=offline,
         )
-        where = pick_device(device)
-        if grid:
-            from sra2cli.sampling import compare
+        if num is None:
+            num = 8 if grid else usual(told, prompts)
+        found = draw(sources, grid, num, sampling, options, out, pick_device(device))
+        show(found, json, "sample --grid" if grid else "sample")
 
-            found = compare.compare(
-                sources,
-                num=8 if num is None else num,
-                sampling=sampling,
-                options=options,
-                out=out,
-                device=where,
-            )
-            show(found, json, "sample --grid")
-            return
-        found = room.sample(
-            sources[0],
-            num=100 if num is None else num,
-            sampling=sampling,
-            options=options,
-            out=out,
-            device=where,
-        )
-        show(found, json, "sample")
+
+def usual(told: "Prompts | None", source: Path | None) -> int:
+    """Images that are drawn unless it is said: one a prompt; of a store's captions not all."""
+    stored = source is not None and source.suffix in (".h5", ".hdf5")
+    return 100 if told is None or stored else len(told)
+
+
+def draw(
+    sources: list[Path],
+    grid: bool,
+    num: int,
+    sampling: "Sampling",
+    options: "Options",
+    out: Path | None,
+    device: str,
+) -> dict[str, Any]:
+    """A folder of one source, or one picture of several."""
+    if grid:
+        from sra2cli.sampling.compare import compare
+
+        return compare(sources, num=num, sampling=sampling, options=options, out=out, device=device)
+    from sra2cli.sampling.sample import sample
+
+    return sample(sources[0], num=num, sampling=sampling, options=options, out=out, device=device)
