@@ -1,12 +1,21 @@
 """Captions: how a store holds them, where they come from, and how they are extracted."""
 
+import csv
+import json
+import tarfile
+import zipfile
+
 import h5py
 import numpy as np
+import pyarrow as arrow
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import Letters, write_captioned
+from PIL import Image
 
 from sra2cli.core.errors import DataError, SetupError
+from sra2cli.data.sources import Choice, open_source
 from sra2cli.data.store import Store
 
 LONG = "very " * 2000 + "long"
@@ -142,3 +151,293 @@ def test_damage_inside_of_captions_is_found(tmp_path):
             Store(tmp_path / "a.h5").verify()
         with h5py.File(tmp_path / "a.h5", "r+") as f:
             f[name][...] = before
+
+
+# Where they come from.
+
+THREE = ("0.png", "1.png", "2.png")
+AUTO = Choice(captions="auto")
+SKIPPING = Choice(captions="auto", uncaptioned="skip")
+
+
+def images(root, names=THREE):
+    for k, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 8), (k, 0, 0)).save(root / name)
+    return root
+
+
+def test_a_caption_is_a_line_of_the_text_beside_an_image(tmp_path):
+    images(tmp_path, ("ant/0.png", "ant/1.png", "bee/0.png"))
+    (tmp_path / "ant" / "0.txt").write_bytes("\ufeffone ant\r\n\n   \nzwei Ameisen".encode())
+    (tmp_path / "ant" / "1.txt").write_text("שלום עולם 🐜")
+    (tmp_path / "bee" / "0.txt").write_text(LONG)
+    (tmp_path / "README.txt").write_text("of no image")
+    source = open_source(tmp_path, AUTO)
+    assert source.captions == [("one ant", "zwei Ameisen"), ("שלום עולם 🐜",), (LONG,)]
+    assert source.labels == [0, 0, 1] and source.ignored == ["README.txt"]
+    assert open_source(tmp_path).captions is None
+
+
+def test_images_without_a_caption_are_refused_or_left_out(tmp_path):
+    images(tmp_path, [f"{k}.png" for k in range(8)])
+    (tmp_path / "3.txt").write_text("three")
+    (tmp_path / "4.txt").write_text(" \n\t\n")
+    with pytest.raises(SetupError) as caught:
+        open_source(tmp_path, AUTO)
+    assert "7 of 8 images have no caption (0.png, 1.png, 2.png, 4.png, 5.png, …)" in str(
+        caught.value
+    )
+    assert "--skip-uncaptioned" in str(caught.value)
+    source = open_source(tmp_path, SKIPPING)
+    assert source.names == ["3.png"] and source.captions == [("three",)]
+    assert source.uncaptioned == 7 and source.read(0) == (tmp_path / "3.png").read_bytes()
+    assert "7 images without a caption are left out, as 0.png" in source.notes
+    (tmp_path / "3.txt").unlink()
+    with pytest.raises(SetupError, match="holds no captions"):
+        open_source(tmp_path, SKIPPING)
+    with pytest.raises(SetupError, match="--skip-uncaptioned is for"):
+        open_source(tmp_path, Choice(uncaptioned="skip"))
+
+
+ROWS = [("0.png", "zero"), ("in/1.png", 'eins, "zwei"\nund drei'), ("0.png", "null")]
+EXPECTED = [("zero", "null"), ('eins, "zwei"\nund drei',)]
+
+
+def write_metadata(root, suffix, rows=ROWS, column="text", names="file_name"):
+    file = root / f"metadata{suffix}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if suffix == ".jsonl":
+        lines = [json.dumps({names: name, column: text}) for name, text in rows]
+        file.write_text("\n\n".join(lines) + "\n")
+    elif suffix == ".csv":
+        with file.open("w", newline="") as f:
+            csv.writer(f).writerows([(names, column), *rows])
+    else:
+        pq.write_table(
+            arrow.table({names: [n for n, _ in rows], column: [t for _, t in rows]}), file
+        )
+    return file
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_metadata_as_imagefolder_has_it(tmp_path, suffix):
+    images(tmp_path / "a", ("0.png", "in/1.png"))
+    file = write_metadata(tmp_path / "a", suffix)
+    for choice in (AUTO, Choice(captions=str(file)), Choice(captions="text")):
+        source = open_source(tmp_path / "a", choice)
+        assert source.captions == EXPECTED and source.labels is None and not source.ignored
+    with pytest.raises(SetupError, match=r"no column other \(it has file_name, text\)"):
+        open_source(tmp_path / "a", Choice(captions="other"))
+    images(tmp_path / "a", ("2.png",))
+    with pytest.raises(SetupError, match=r"1 of 3 images have no caption \(2.png\)"):
+        open_source(tmp_path / "a", AUTO)
+    write_metadata(tmp_path / "a", suffix, [*ROWS, ("gone.png", "x")])
+    assert (
+        f"1 names in metadata{suffix} are of no image here, as gone.png"
+        in open_source(tmp_path / "a", SKIPPING).notes
+    )
+
+
+@pytest.mark.parametrize("pack", ["zip", "tar"])
+def test_archives_hold_them_as_folders_do(tmp_path, pack):
+    root = images(tmp_path / "a", ("0.png", "in/1.png"))
+    for suffix in (".jsonl", ".txt"):
+        if suffix == ".txt":
+            (root / "metadata.jsonl").unlink()
+            (root / "0.txt").write_text("zero\nnull")
+            (root / "in" / "1.txt").write_text("eins")
+            with pytest.raises(SetupError, match="beside class folders"):
+                open_source(root, AUTO)
+            (root / "0.png").rename(root / "in" / "0.png")
+            (root / "0.txt").rename(root / "in" / "0.txt")
+        else:
+            write_metadata(root, suffix)
+        file = tmp_path / f"{suffix[1:]}.{pack}"
+        if pack == "tar":
+            with tarfile.open(file, "w") as tar:
+                tar.add(root, ".")
+        else:
+            with zipfile.ZipFile(file, "w") as archive:
+                for each in sorted(root.rglob("*.*")):
+                    archive.write(each, each.relative_to(root))
+        a, b = open_source(root, AUTO), open_source(file, AUTO)
+        assert (a.names, a.labels, a.captions) == (b.names, b.labels, b.captions)
+
+
+def test_metadata_in_the_folder_of_a_split(tmp_path):
+    for split in ("train", "test"):
+        images(tmp_path / split, ("0.png",))
+        write_metadata(tmp_path / split, ".jsonl", [("0.png", f"of {split}")], "caption")
+    with pytest.raises(SetupError, match="several splits"):
+        open_source(tmp_path, AUTO)
+    for split in ("train", "test"):
+        source = open_source(tmp_path, Choice(captions="auto", split=split))
+        assert source.captions == [(f"of {split}",)]
+    write_metadata(tmp_path, ".csv", [("train/0.png", "outer"), ("test/0.png", "outer")])
+    source = open_source(tmp_path, Choice(captions="auto", split="train"))
+    assert source.captions == [("of train",)]  # the innermost says it
+    assert open_source(
+        tmp_path, Choice(captions=str(tmp_path / "metadata.csv"), split="train")
+    ).captions == [("outer",)]
+
+
+def test_lists_of_captions_and_the_null_one(tmp_path):
+    images(tmp_path, THREE)
+    rows = [("0.png", ["", "  ", "a", None]), ("1.png", [""]), ("2.png", "")]
+    write_metadata(tmp_path, ".jsonl", rows, "captions")
+    with pytest.raises(SetupError, match=r"1 of 3 images have no caption \(2.png\)"):
+        open_source(tmp_path, AUTO)
+    source = open_source(tmp_path, SKIPPING)
+    assert source.captions == [("", "a"), ("",)]
+    assert "2 captions are empty, as of 0.png: they are the null caption" in source.notes
+
+
+def test_webdataset_has_them_as_text_or_json(tmp_path):
+    images(tmp_path, ("s/0.png", "s/1.png", "s/2.png"))
+    (tmp_path / "s" / "0.txt").write_text("from text")
+    (tmp_path / "s" / "0.json").write_text(json.dumps({"caption": "not taken", "label": 1}))
+    (tmp_path / "s" / "1.json").write_text(json.dumps({"text": "b", "caption": "a", "label": 0}))
+    (tmp_path / "s" / "2.json").write_text(json.dumps({"text": ["c", "d"], "alt": "\ud83d!"}))
+    for k, names in enumerate((("0",), ("1", "2"))):
+        with tarfile.open(tmp_path / f"{k}.tar", "w") as tar:
+            for file in sorted((tmp_path / "s").iterdir()):
+                if file.name[0] in names:
+                    tar.add(file, file.name)
+    choice = Choice(captions="auto", label="none")
+    source = open_source(tmp_path / "{0,1}.tar", choice)
+    assert source.captions == [("from text",), ("a",), ("c", "d")]
+    assert not source.ignored
+    with pytest.raises(SetupError, match=r"2 of 3 images .*0/0.png, 1/1.png"):
+        open_source(tmp_path / "{0,1}.tar", Choice(captions="alt", label="none"))
+    skipping = Choice(captions="alt", label="none", uncaptioned="skip")
+    assert open_source(tmp_path / "{0,1}.tar", skipping).captions == [("?!",)]
+
+
+def parquet(file, **columns):
+    data = images(file.parent / "of").joinpath("0.png").read_bytes()
+    count = len(next(iter(columns.values())))
+    pq.write_table(arrow.table({"image": [data] * count, **columns}), file, row_group_size=2)
+    return file
+
+
+def test_parquet_has_a_column_of_them(tmp_path):
+    file = parquet(tmp_path / "a.parquet", text=["a", None, "c"], alt=[["d", "e"], [], ["", "f"]])
+    with pytest.raises(SetupError, match=r"1 of 3 images have no caption \(a.parquet/00000001\)"):
+        open_source(file, AUTO)
+    source = open_source(file, SKIPPING)
+    assert source.captions == [("a",), ("c",)] and source.uncaptioned == 1
+    assert source.names == ["a.parquet/00000000", "a.parquet/00000002"]
+    assert source.read_many([1, 0]) == [source.read(1), source.read(0)]
+    source = open_source(file, Choice(captions="alt", uncaptioned="skip"))
+    assert source.captions == [("d", "e"), ("", "f")]
+    with pytest.raises(SetupError, match=r"column image of .* holds binary, not texts"):
+        open_source(file, Choice(captions="image"))
+    with pytest.raises(SetupError, match="no such column"):
+        open_source(file, Choice(captions="other"))
+    several = parquet(tmp_path / "b.parquet", text=["a"], sentences=[["b"]])
+    with pytest.raises(SetupError, match=r"several columns of captions \(text, sentences\)"):
+        open_source(several, AUTO)
+    assert open_source(several, Choice(captions="sentences")).captions == [("b",)]
+
+
+def coco(file, names, offset=0):
+    """Two captions an image, listed from the last to the first."""
+    ids = [10 * k + 7 for k in range(len(names))]
+    listed = [{"id": i, "file_name": name} for i, name in zip(ids, names, strict=True)]
+    notes = [
+        {"image_id": i, "id": 2 * i + k, "caption": f"{k} of {i + offset}"}
+        for i in ids
+        for k in (0, 1)
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"images": listed[::-1], "annotations": notes[::-1]}))
+
+
+def test_coco(tmp_path):
+    root = images(tmp_path / "coco" / "train2014", THREE).parent
+    images(root / "val2014", ("9.png",))
+    coco(root / "annotations" / "captions_train2014.json", THREE)
+    coco(root / "annotations" / "captions_val2014.json", ("9.png",), 100)
+    expected = [(f"0 of {i}", f"1 of {i}") for i in (7, 17, 27)]
+    for path, choice in (
+        (root / "train2014", AUTO),
+        (root, Choice(captions="auto", split="train2014")),
+        (root, Choice(captions="annotations/captions_train2014.json", split="train2014")),
+        (
+            root / "train2014",
+            Choice(captions=str(root / "annotations" / "captions_train2014.json")),
+        ),
+    ):
+        source = open_source(path, choice)
+        assert source.captions == expected and source.labels is None
+    other = Choice(captions=str(root / "annotations" / "captions_val2014.json"))
+    with pytest.raises(SetupError, match=r"lists no image of .*: its names are as 9.png, not 0"):
+        open_source(root / "train2014", other)
+
+
+def test_uvit_numbers_latents_as_coco_orders_its_images(tmp_path):
+    train = tmp_path / "coco256_features" / "train"
+    train.mkdir(parents=True)
+    for name in ("0", "1", "2", "10", "0_0", "0_1", "10_0", "empty_context"):
+        np.save(train / f"{name}.npy", np.zeros((8, 4, 4), np.float32))
+    coco(tmp_path / "captions_train2014.json", [f"{k}.jpg" for k in range(11)])
+    choice = Choice(captions=str(tmp_path / "captions_train2014.json"))
+    with pytest.raises(SetupError, match="4 numbered latents, and the captions are of 11 images"):
+        open_source(train, choice)
+    for k in range(3, 10):
+        np.save(train / f"{k}.npy", np.zeros((8, 4, 4), np.float32))
+    source = open_source(train, choice)
+    assert len(source) == 11 and source.kind == "latents"
+    at = source.names.index("10.npy")
+    assert source.captions[at] == ("0 of 107", "1 of 107")
+    assert "4 text features (U-ViT's i_k.npy) are passed over" in source.notes
+
+
+FAULTS = {
+    "both kinds": ({"metadata.csv": "file_name,text\n0.png,a", "0.txt": "b"}, "or --captions txt"),
+    "two tables": ({"metadata.csv": "", "metadata.jsonl": ""}, "holds metadata.csv and metadata"),
+    "no columns": ({"metadata.csv": ""}, r"no column file_name \(it has none\)"),
+    "no names": ({"metadata.jsonl": '{"text": "a"}'}, r"no column file_name \(it has text\)"),
+    "no text": ({"metadata.csv": "file_name,a\n0.png,b"}, "no column text or caption or captions"),
+    "a number": ({"metadata.jsonl": '{"file_name": "0.png", "text": 3}'}, "row 1: a caption is a"),
+    "no name": ({"metadata.jsonl": '{"file_name": 3, "text": "a"}'}, "row 1 has no file_name"),
+    "other names": ({"metadata.csv": "file_name,text\nx,b"}, "names are as x, not 0.png"),
+    "no JSON": ({"metadata.jsonl": "[1"}, "line 1: not an object"),
+    "a list": ({"metadata.jsonl": "[1]"}, "line 1: not an object"),
+    "no parquet": ({"metadata.parquet": "PAR1"}, "damaged or not a parquet file"),
+    "no UTF-8": ({"0.txt": b"\xff\xfea\0"}, r"0.txt is not UTF-8 \(byte 0\)"),
+    "two of a key": ({"0.a.txt": "a", "0.b.txt": "b"}, "share their key"),
+    "no JSON beside": ({"0.json": "{"}, "0.json is no JSON"),
+    "a tree beside": ({"0.json": '{"text": {"a": 1}}'}, "a caption is a text"),
+    "COCO without ids": ({"captions_a.json": '{"images": []}'}, "KeyError 'annotations'"),
+    "COCO of lists": ({"captions_a.json": "[]"}, "not as COCO's"),
+    "COCO of others": (
+        {"captions_a.json": '{"images": [], "annotations": [{"image_id": 1, "caption": ""}]}'},
+        "KeyError 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_what_is_wrong_with_captions_is_said(tmp_path, kind):
+    files, message = FAULTS[kind]
+    images(tmp_path, THREE)
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(SetupError, match=message) as caught:
+        open_source(tmp_path, SKIPPING)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_chosen_must_be_there(tmp_path):
+    images(tmp_path, THREE)
+    with pytest.raises(SetupError, match="there is no such file"):
+        open_source(tmp_path, Choice(captions="nothing.json"))
+    (tmp_path / "0.txt").write_text("a")
+    for captions in ("json", "key"):
+        with pytest.raises(SetupError, match=f"holds no captions, by --captions {captions}"):
+            open_source(tmp_path, Choice(captions=captions))
+    exact = Choice(captions="txt", uncaptioned="skip")
+    (tmp_path / "0.other.txt").write_text("b")
+    assert open_source(tmp_path, exact).captions == [("a",)]

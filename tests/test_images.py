@@ -3,17 +3,21 @@ import pytest
 from PIL import Image
 
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.data.images import center_crop, read_image
+from sra2cli.data.images import CROPS, read_image
 from sra2cli.data.sources import open_source
 
 
-def test_golden_center_crop(golden):
-    g = golden("center_crop.npz")
+@pytest.mark.parametrize(
+    ("name", "file", "count"),
+    [("adm-center", "center_crop.npz", 12), ("uvit-center", "uvit_crop.npz", 10)],
+)
+def test_golden_crops(golden, name, file, count):
+    g = golden(file)
     cases = [key for key in g.arrays if "/crop" in key]
-    assert len(cases) == 12
+    assert len(cases) == count
     for key in cases:
-        name, size = key.split("/crop")
-        crop = center_crop(Image.fromarray(g.arrays[name]), int(size))
+        image, size = key.split("/crop")
+        crop = CROPS[name](Image.fromarray(g.arrays[image]), int(size))
         assert np.array_equal(crop, g.arrays[key]), key
 
 

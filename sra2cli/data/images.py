@@ -1,4 +1,4 @@
-"""Decoding images, and the ADM centre crop that all papers of this family use."""
+"""Decoding images, and centre crops: ADM's, as papers on ImageNet, and U-ViT's, as on MS-COCO."""
 
 import io
 import math
@@ -41,8 +41,10 @@ def formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def decode_image(data: bytes, resolution: int | None = None) -> np.ndarray:
-    """An encoded image as (H, W, 3) uint8, centre-cropped to `resolution` if given.
+def decode_image(
+    data: bytes, resolution: int | None = None, crop: str = "adm-center"
+) -> np.ndarray:
+    """An encoded image as (H, W, 3) uint8, cropped to `resolution` if given, as a row of CROPS.
 
     As ADM does: EXIF rotation is ignored, alpha dropped, the first frame taken. Other depths than
     8 bits are scaled as `to_rgb` says. The content decides, not the name.
@@ -56,7 +58,7 @@ def decode_image(data: bytes, resolution: int | None = None) -> np.ndarray:
                 raise DataError(f"too large to open safely ({image.width}x{image.height})")
             image.load()
             rgb = to_rgb(image)
-        return np.asarray(rgb) if resolution is None else center_crop(rgb, resolution)
+        return np.asarray(rgb) if resolution is None else CROPS[crop](rgb, resolution)
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -165,3 +167,14 @@ def center_crop(image: Image.Image, resolution: int) -> np.ndarray:
     pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC))
     top, left = (size[1] - resolution) // 2, (size[0] - resolution) // 2
     return pixels[top : top + resolution, left : left + resolution]
+
+
+def square_crop(image: Image.Image, resolution: int) -> np.ndarray:
+    """U-ViT's centre crop, exactly: the largest square in the middle, to the target by LANCZOS."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((resolution, resolution), Image.Resampling.LANCZOS))
+
+
+CROPS = {"adm-center": center_crop, "uvit-center": square_crop}  # by `StoreInfo.crop`

@@ -46,6 +46,7 @@ class Chunks(Dataset[Chunk]):
     Args:
         shape: of the moments of a source of latents; None for images.
         logvar: the source's latents hold mean‖logvar instead of mean‖std.
+        crop: of images, as a row of `images.CROPS`.
     """
 
     source: Source
@@ -53,6 +54,7 @@ class Chunks(Dataset[Chunk]):
     resolution: int
     shape: tuple[int, ...] | None = None
     logvar: bool = False
+    crop: str = "adm-center"
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -69,7 +71,7 @@ class Chunks(Dataset[Chunk]):
                 if self.shape is not None:
                     values.append(read_moments(data, self.shape, logvar=self.logvar))
                 elif isinstance(data, bytes):
-                    image = decode_image(data, self.resolution)
+                    image = decode_image(data, self.resolution, self.crop)
                     refuse_damaged_jpeg(data)
                     values.append(image)
                 good.append(row)

@@ -19,7 +19,9 @@ from pathlib import Path
 from sra2cli.core.errors import SetupError
 from sra2cli.data.images import LFS
 from sra2cli.data.sources import archive, folder, hdf5, parquet, safetensors
+from sra2cli.data.sources.captioned import captioned
 from sra2cli.data.sources.layout import CONVENTION, Choice, Source, VanishedError, is_image
+from sra2cli.data.sources.texts import TABLES
 
 __all__ = [
     "CONVENTION",
@@ -59,10 +61,14 @@ def open_source(path: Path, choice: Choice = CONVENTION) -> Source:
     """List what a folder, file or quoted pattern ("data/train-*.parquet") holds.
 
     Raises:
-        SetupError: nothing there, no images in it, labels that do not fit, or several ways to read
-            it of which none is chosen.
+        SetupError: nothing there, no images in it, labels that do not fit, several ways to read
+            it of which none is chosen, or images without a caption where these are asked for.
         DataError: a damaged archive.
     """
+    return captioned(_open(path, choice), choice)
+
+
+def _open(path: Path, choice: Choice) -> Source:
     if is_pattern(path):
         return _open_files(path, matching(path), choice)
     if path.is_file():
@@ -74,6 +80,8 @@ def open_source(path: Path, choice: Choice = CONVENTION) -> Source:
     single = image is not None or any(name.lower().endswith(".npy") for name in listing.names)
     for suffix in SHARDS if single else (*SHARDS, LATENTS):
         shards = [name for name in listing.names if name.lower().endswith(suffix)]
+        if image is not None:
+            shards = [name for name in shards if name.rpartition("/")[2].lower() not in TABLES]
         shards.sort(key=lambda name: name.split("/"))
         if shards and image is None:
             source = _open_files(path, [path / name for name in shards], choice)

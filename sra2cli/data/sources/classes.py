@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sra2cli.core.errors import SetupError
+from sra2cli.data.sources.captions import add_captions
 from sra2cli.data.sources.found import Found, find
 from sra2cli.data.sources.labels import from_files
 from sra2cli.data.sources.layout import DATASET, UNLABELLED, Choice
@@ -21,10 +22,11 @@ def lay_out(
     *,
     dataset: bytes | None = None,
 ) -> Found:
-    """Order and labels from the paths of the files, a dataset.json, or files beside the images.
+    """Order, labels and captions, from the paths of the files and from files beside the images.
 
     Sorted by class, then by name. Class folders are the first part of a path, below folders that
-    hold everything; images that lie in no folder have no labels.
+    hold everything; images that lie in no folder have no labels, nor those whose captions a file
+    lists.
 
     Args:
         read: the bytes of a file of the listing, by its number.
@@ -38,6 +40,9 @@ def lay_out(
     found = find(root, listing, choice, read)
     descend(found)
     _sort(found)
+    listed = add_captions(found)
+    if listed and choice.label is None and choice.classes_from is None:
+        return found  # folders are of no meaning then
     if choice.label != UNLABELLED and not from_files(found, dataset):
         _from_folders(found)
     return found

@@ -11,9 +11,11 @@ from typing import Any
 
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.data.sources.layout import UNLABELLED, Choice, whole_numbers
+from sra2cli.data.sources.texts import AUTO
 
 IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp")  # the usual names of columns
 LABELS = ("label", "labels", "cls", "class")
+CAPTIONS = ("text", "caption", "captions", "sentences")
 
 OF = re.compile(r"-(\d+)-of-(\d+)")  # as Hugging Face numbers files; it may add a hash
 SHARD = re.compile(  # names by Spark and Dask, by the hub, and others; a year or "cifar-10" is none
@@ -22,6 +24,10 @@ SHARD = re.compile(  # names by Spark and Dask, by the hub, and others; a year o
 ENCODED = re.compile(
     r"(large_)?binary(_view)?|fixed_size_binary.*|dictionary<values=(large_)?binary.*"
     r"|struct<(.*, )?bytes: (large_)?binary.*"
+)
+TEXTS = re.compile(  # texts or lists of them
+    r"(large_)?string(_view)?|(large_|fixed_size_)?list<\w+: (large_)?string.*"
+    r"|dictionary<values=(large_)?string.*"
 )
 MAYBE = re.compile("label|class|categor|target")  # in the name of a column of numbers
 
@@ -72,7 +78,7 @@ def refuse_missing(root: Path, files: Sequence[Path]) -> None:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of images and labels; class_names where the file holds them.
+    """The columns of images, labels and captions; class_names where the file holds them.
 
     others: columns that are not read.
     """
@@ -80,6 +86,7 @@ class Columns:
     image: str
     label: str | None
     class_names: list[str]
+    caption: str | None
     others: list[str] = field(compare=False)
 
     @property
@@ -87,14 +94,16 @@ class Columns:
         if not self.others:
             return []
         labels = f", labels from {self.label}" if self.label is not None else ""
-        return [f"images are read from column {self.image}{labels}, not {', '.join(self.others)}"]
+        texts = f", captions from {self.caption}" if self.caption is not None else ""
+        read = f"images are read from column {self.image}{labels}{texts}"
+        return [f"{read}, not {', '.join(self.others)}"]
 
     def refuse_other(self, file: Path, other: "Columns", first: Path) -> None:
         """SetupError if `file`, read as `other`, does not belong to the first one."""
         if other == self:
             return
-        for name in (self.image, self.label):
-            if name is not None and name not in (other.image, other.label, *other.others):
+        for name in (self.image, self.label, self.caption):
+            if name is not None and name not in (*vars(other).values(), *other.others):
                 raise SetupError(f"{file} has no column {name!r}, which {first.name} has")
         if other.class_names != self.class_names:
             pairs = zip_longest(other.class_names, self.class_names)
@@ -142,11 +151,35 @@ def find_columns(
                 f"{file}: {', '.join(maybe)} may be labels: choose by --label COLUMN, or --label "
                 f"{UNLABELLED} for unconditional models"
             )
-    others = [name for name in kinds if name not in (image, label)]
+    caption = None if choice.captions is None else caption_column(file, types, choice.captions)
+    others = [name for name in kinds if name not in (image, label, caption)]
     names = features.get(label, {}).get("names") or [] if label is not None else []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"{file}: the names of the classes of {label} are no list of texts")
-    return Columns(image, label, names, others)
+    return Columns(image, label, names, caption, others)
+
+
+def caption_column(file: Path, types: Sequence[tuple[str, str]], wanted: str) -> str:
+    """The column that is chosen, or the one with a usual name.
+
+    Raises:
+        SetupError: none, several, or one that holds no texts.
+    """
+    kinds = dict(types)
+    found = [name for name in CAPTIONS if name in kinds] if wanted == AUTO else [wanted]
+    if len(found) != 1 or found[0] not in kinds:
+        what = (
+            f"several columns of captions ({', '.join(found)})" if found[1:] else "no such column"
+        )
+        raise SetupError(
+            f"--captions {wanted}: {file} has {what} (it has {', '.join(kinds)}): --captions COLUMN"
+        )
+    if not TEXTS.fullmatch(kinds[found[0]]):
+        raise SetupError(
+            f"--captions {wanted}: column {found[0]} of {file} holds {kinds[found[0]]}, not texts "
+            "or lists of them"
+        )
+    return found[0]
 
 
 def one_of(

@@ -1,5 +1,6 @@
 """The images among the files of a listing, and what is found out about them on the way."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from sra2cli.data.sources.layout import Choice, Source, by_suffix, is_image
 from sra2cli.data.sources.listing import Listing
 
 Key = tuple[str, str]  # of a WebDataset sample
+CONTEXT = re.compile(r"(.*?\d+)_\d+\.npy")
+EMPTY_CONTEXT = "empty_context.npy"
 
 
 @dataclass
@@ -39,6 +42,7 @@ class Found:
     labels: list[int] | None = None
     class_names: list[str] = field(default_factory=list)
     listed: int = 0
+    captions: list[tuple[str, ...]] | None = None
     taken: set[int] = field(default_factory=set)
     said: list[str] = field(default_factory=list)
     passed_over: list[str] = field(default_factory=list)
@@ -96,6 +100,7 @@ class Found:
             self.said,
             self.passed_over,
             self.listed,
+            captions=self.captions,
         )
 
 
@@ -117,6 +122,7 @@ def find(root: Path, listing: Listing, choice: Choice, read: Callable[[int], Any
         )
     if not found.order:
         found.order, found.kind = latents, "latents"
+        _without_contexts(found)
     if choice.image is not None and found.order:
         _choose(found, choice.image.lstrip(".").lower())
     _say_several(found)
@@ -127,6 +133,18 @@ def find(root: Path, listing: Listing, choice: Choice, read: Callable[[int], Any
             f"no images in {root}: expected CLASS/image or image files ({kinds}){there}"
         )
     return found
+
+
+def _without_contexts(found: Found) -> None:
+    """Leave out the features of captions that U-ViT keeps beside its latents: i_k.npy of i.npy."""
+    names = {i: found.listing.names[i] for i in found.order}
+    there = set(names.values())
+    matches = {i: CONTEXT.fullmatch(name) for i, name in names.items()}
+    contexts = {i for i, m in matches.items() if m is not None and f"{m[1]}.npy" in there}
+    if contexts:
+        contexts |= {i for i, name in names.items() if name.endswith(EMPTY_CONTEXT)}
+        rest = [i for i in found.order if i not in contexts]
+        found.keep(rest, "text features (U-ViT's i_k.npy)")
 
 
 def _choose(found: Found, wanted: str) -> None:

@@ -182,7 +182,7 @@ def dataset_labels(
     if all(value is None for value in pairs.values()):
         return None, 0, []
     said: list[str] = []
-    for rule in (str, _plain, _number):
+    for rule in (str, plain, _number):
         table = {rule(name): name for name in pairs}
         found = [table.get(rule(name)) for name in names]
         if len(table) == len(pairs) and any(name is not None for name in found):
@@ -233,7 +233,7 @@ def _pairs(root: Path, dataset: bytes) -> dict[str, Any]:
     return pairs
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A path as it is meant: with accents composed (macOS takes them apart), slashes of Windows."""
     return unicodedata.normalize("NFC", name).replace("\\", "/").removeprefix("./")
 

@@ -19,6 +19,7 @@ from sra2cli.data.images import SUFFIXES
 MOST = 1 << 24  # classes: above, a label is no number of a class
 LARGEST = 1 << 30  # bytes of an image, or of a dataset.json
 UNLABELLED = "none"  # as the choice of labels: take none
+SKIP = "skip"  # as the choice of images without a caption: leave them out
 DATASET = "dataset.json"  # {"labels": [["path", class], …]}, as EDM2, REPA and SRA write it
 
 
@@ -46,12 +47,17 @@ class Choice:
         label: the column of labels; of files, "cls", "json" or a key of the .json; or UNLABELLED.
         split: train, test, …
         classes_from: "folders", all of them, or "dataset.json".
+        captions: "auto", a file that lists them, a column, or of files "txt", "json" or a key of
+            the .json; None: they are not looked for.
+        uncaptioned: SKIP leaves out images without a caption; None: they are refused.
     """
 
     image: str | None = None
     label: str | None = None
     split: str | None = None
     classes_from: str | None = None
+    captions: str | None = None
+    uncaptioned: str | None = None
 
     @property
     def given(self) -> dict[str, str]:
@@ -87,6 +93,8 @@ class Source:
         passed_over: lines about what else was not read.
         listed: classes, where a dataset.json lists more than there are images of.
         drawn: shape (C, h, w) of latents that are draws: their deviation is not known, and 0.
+        captions: of each image, in order, one or more; None where they are not asked for.
+        uncaptioned: images that were left out, as they have none.
         mirrored: the same latents, each with that of the mirrored image, (2, 2C, h, w).
     """
 
@@ -101,6 +109,8 @@ class Source:
     passed_over: list[str] = field(default_factory=list)
     listed: int = 0
     drawn: tuple[int, ...] | None = None
+    captions: list[tuple[str, ...]] | None = None
+    uncaptioned: int = 0
     mirrored: "Source | None" = None
 
     def __len__(self) -> int:

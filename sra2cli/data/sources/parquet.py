@@ -15,6 +15,7 @@ import numpy as np
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.data.sources.columns import Columns, class_numbers, find_columns, of_one_split
 from sra2cli.data.sources.layout import Choice, Source
+from sra2cli.data.sources.texts import captions_of
 
 
 def open_parquet(root: Path, files: list[Path], choice: Choice) -> Source:
@@ -33,6 +34,7 @@ def open_parquet(root: Path, files: list[Path], choice: Choice) -> Source:
     files, said = of_one_split(root, files, choice.split)
     names: list[str] = []
     labels: list[Any] = []
+    texts: list[Any] = []
     groups: list[Group] = []
     columns: Columns | None = None
     for file in files:
@@ -49,11 +51,13 @@ def open_parquet(root: Path, files: list[Path], choice: Choice) -> Source:
                         raise DataError(f"{file} is damaged: a row group of {rows:,} rows")
                     groups.append(Group(file, number, len(names)))
                     names += [f"{file.name}/{len(names) + k:08d}" for k in range(rows)]
-                    if columns.label is not None:
-                        part = table.read_row_group(number, columns=[columns.label])
-                        labels += part.column(0).to_pylist()
-                    if columns.label is not None and len(labels) != len(names):
-                        raise DataError(f"{file} is damaged: not as many labels as rows")
+                    for column, values in ((columns.label, labels), (columns.caption, texts)):
+                        if column is None:
+                            continue
+                        part = table.read_row_group(number, columns=[column])
+                        values += part.column(0).to_pylist()
+                        if len(values) != len(names):
+                            raise DataError(f"{file} is damaged: not as many {column} as rows")
         except (arrow.ArrowException, OSError, UnicodeError) as error:
             reason = " ".join(str(error).split())
             raise DataError(f"{file} is damaged or not a parquet file: {reason}") from None
@@ -66,7 +70,25 @@ def open_parquet(root: Path, files: list[Path], choice: Choice) -> Source:
         columns.class_names,
         ParquetReader(groups, columns.image),
         said=said + columns.said,
+        captions=None
+        if columns.caption is None
+        else [captions_of(text, name) for text, name in zip(texts, names, strict=True)],
     )
+
+
+def rows_of(data: bytes, where: str) -> list[dict[str, Any]]:
+    """The rows of a whole file, small ones; SetupError where it is damaged, or pyarrow missing."""
+    try:
+        import pyarrow as arrow
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise SetupError("parquet files need pyarrow: pip install 'sra2[parquet]'") from None
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(arrow.BufferReader(data)).to_pylist()
+        return rows
+    except (arrow.ArrowException, OSError, UnicodeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise SetupError(f"{where} is damaged or not a parquet file: {reason}") from None
 
 
 @dataclass(frozen=True)
