@@ -95,7 +95,8 @@ NegativePrompt = Annotated[
 Preset = Annotated[
     str | None,
     how(
-        "Of a paper: sra2, repa, sit, reg, maskdit, lightningdit; or digits. Options override.",
+        "Of a paper: sra2, repa, sit, reg, maskdit, lightningdit, t2i; or digits, emoji. "
+        "Options override.",
         complete=presets,
     ),
 ]

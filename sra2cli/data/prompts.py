@@ -40,9 +40,14 @@ class Prompts:
     @property
     def about(self) -> dict[str, Any]:
         """What is recorded of them: whatever changes a picture."""
-        digest = hashlib.sha256(json.dumps([list(c) for c in self.choices]).encode())
-        found = {"of": self.origin, "count": len(self), "sha256": digest.hexdigest()[:16]}
+        found = {"of": self.origin, "count": len(self), "sha256": self.digest}
         return found if self.negative is None else {**found, "negative": self.negative}
+
+    @property
+    def digest(self) -> str:
+        """Of all that tells two sets of prompts apart."""
+        every = [self.negative, *(list(several) for several in self.choices)]
+        return hashlib.sha256(json.dumps(every).encode()).hexdigest()[:16]
 
     def texts(self, indices: Sequence[int], seed: int) -> list[str]:
         """The prompt of each of these images: a function of (seed, i)."""

@@ -123,6 +123,8 @@ class Drawing:
             parts.append(f"shift{sampling.shift:.4g}")
         if sampling.labels != plain.labels:
             parts.append(sampling.labels.replace(",", "-")[:20])
+        if sampling.prompts is not None:
+            parts.append(f"prompts-{sampling.prompts.digest[:8]}")
         if network.about["weights"] == "model":
             parts.append("model")
         if self.options.precision != "fp32":

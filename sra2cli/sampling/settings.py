@@ -112,6 +112,8 @@ PRESETS: dict[str, dict[str, Any]] = {  # what guided numbers are reported with
     "sit": {**PAPER, "cfg": 1.5, "cfg_channels": 3},
     "lightningdit-64ep": {**LIGHTNING, "cfg": 10.0, "interval": (0.0, 0.89)},
     "lightningdit": {**LIGHTNING, "cfg": 6.7, "interval": (0.0, 0.875)},  # of 800 epochs
+    "t2i": {**PAPER, "cfg": 2.0},  # Table 4, whose solver is not said
+    "emoji": {"solver": "euler", "steps": 20, "cfg": 2.5},
     "digits": {"solver": "euler", "steps": 25, "labels": "balanced"},  # as fd-digits is defined
 }
 
