@@ -3,6 +3,7 @@
 The paper's Figures 1 and 4.
 """
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +42,8 @@ def compare(
         picture = out / "comparison.png"
         if group.main:
             about = record_of(folder) or {}
-            names = class_names(split_step(sources[0])[0], about.get("labels"))
+            names = [textwrap.fill(text[:80], 18) for text in about.get("prompts") or ()]
+            names = names or class_names(split_step(sources[0])[0], about.get("labels"))
             pictures.labelled_rows(rows, names, picture)
     return {
         "picture": str(picture),

@@ -8,7 +8,13 @@ from sra2cli.models.build import shape_of
 
 PLAIN, STORED = "sit", "-stored"  # no method; with the encoder's features in the store
 
-FAMILIES = {"SiT": "sit", "LightningDiT": "lightningdit", "MaskDiT": "maskdit"}  # model.kind
+FAMILIES = {  # model.kind
+    "SiT": "sit",
+    "LightningDiT": "lightningdit",
+    "MaskDiT": "maskdit",
+    "MMDiT": "mmdit",
+}
+CAPTIONS = {"text_tokens": 77, "text_width": 768}  # of CLIP-L, as MMDiT is told
 
 
 def methods() -> list[str]:
@@ -57,6 +63,7 @@ def method_recipe(model: str, method: str, *, resolution: int = 256) -> Recipe:
         kind = "reg"
     channels, side = (32, resolution // 16) if size.endswith("/1") else (4, resolution // 8)
     data = {"classes": 1000, "channels": channels, "latent": side}
+    data |= CAPTIONS if kind == "mmdit" else {}
     tree = {"name": method, "model": {"kind": kind, "size": size}, "data": data, "align": align}
     recipe = from_dict(tree)
     try:

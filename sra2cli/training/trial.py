@@ -11,6 +11,7 @@ from PIL import Image
 from sra2cli.config.settings import Recipe
 from sra2cli.core.processes import Group
 from sra2cli.data.batches import share
+from sra2cli.data.captions import Packed, Text
 from sra2cli.data.sources import Source
 from sra2cli.data.store import Store
 from sra2cli.data.store_info import CLASS_FEATURE, RowSet, StoreInfo
@@ -48,7 +49,10 @@ def make_store(
         info = replace(info, extra={CLASS_FEATURE: rows})
     names, rng = [f"{i}.jpg" for i in range(count)], np.random.default_rng(0)
     labels = rng.integers(shape.classes, size=count).tolist() if shape.classes else [-1] * count
-    writer = StoreWriter(folder / "store.h5", info, names, labels)
+    text = None
+    if shape.condition == "text":
+        info, text = captioned(info, shape.text, count)
+    writer = StoreWriter(folder / "store.h5", info, names, labels, text=text)
     moments = (count, 2 * shape.channels, shape.latent, shape.latent)
     values = {"moments": np.abs(rng.normal(size=moments)).astype(np.float32)}
     if class_width:
@@ -56,8 +60,29 @@ def make_store(
     if features:
         values["features"] = rng.normal(size=(count, shape.tokens, WIDTH)).astype(np.float16)
     writer.write(list(range(count)), values)
+    if text is not None:
+        writer.write_captions(range(count), rng.normal(size=(count, *shape.text)))
     writer.finish()
     return Store(folder / "store.h5")
+
+
+def captioned(info: StoreInfo, text: tuple[int, int], count: int) -> tuple[StoreInfo, Text]:
+    """A store with a caption an image and room for its features, (L, E) as in `text`."""
+    info = replace(
+        info,
+        text_encoder="random",
+        text_fingerprint="0",
+        text_tokens=text[0],
+        text_width=text[1],
+        text_vocabulary=1,
+        text_features=True,
+    )
+    captions = Packed.of([["text"]] * count)
+    return info, Text(
+        captions,
+        tokens=lambda texts: np.zeros((len(texts), text[0]), np.int64),
+        null=lambda: np.zeros(text, np.float32),
+    )
 
 
 class OneImage:
