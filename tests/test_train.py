@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from conftest import Finished, finished, one_line
@@ -18,6 +20,7 @@ from test_encoders import dinov2  # noqa: F401  (a fixture)
 
 from sra2cli.config import recipe
 from sra2cli.core.errors import DataError, SetupError
+from sra2cli.data.store import checksums
 from sra2cli.training.engine import Engine
 from sra2cli.training.judging import TrainingJudge
 from sra2cli.training.train import train
@@ -394,8 +397,26 @@ def test_starting_from_weights(run_sra2, digits_store, tmp_path):
     assert "began from the weights of first" in one_line(run_sra2(*base, *lr, "--out", "more"), 2)
     line = one_line(run_sra2(*base, "--out", "first", "--init", "more"), 2)
     assert "first began from scratch" in line
+    assert "are not those of" not in more.stderr
+    other = tmp_path / "other.h5"
+    shutil.copy(digits_store, other)
+    with h5py.File(other, "r+") as f:  # as if with other statistics
+        f.attrs.modify("scale", 2 * f.attrs["scale"])
+    sums = json.dumps(checksums(other, None))
+    with h5py.File(other, "r+") as f:
+        f.attrs.modify("checksums", np.bytes_(sums))
+    moved = run_sra2(*train_on(base, other), "--out", "moved", "--init", "first")
+    assert "another scale and shift" in moved.stderr and moved.returncode == 0
+    refused = run_sra2("figures", "pca", "first", "--data", other, "--device", "cpu")
+    assert "another scale and shift" in one_line(refused, 2)
     wide = [*base, "--set", "model.width=48", "--out", "wide", "--init", "first"]
     assert "width 96 instead of 48" in one_line(run_sra2(*wide), 2)
+
+
+def train_on(arguments: list, store: Path) -> list:
+    """The same command on another store."""
+    at = arguments.index("--data") + 1
+    return [*arguments[:at], store, *arguments[at + 1 :]]
 
 
 @pytest.mark.parametrize("name", ["sit_official.npz", "sit_repa.npz", "sit_sra.npz"])

@@ -85,7 +85,7 @@ def pca(
     rows = []
     for t in what.times:
         x = noised(latents, t, network, what.seed)
-        (found,) = tokens(network, x, t, latents.labels, blocks)
+        (found,) = tokens(network, x, t, latents.condition, blocks)
         shown = [linear_probe.colours(found[b][0], means[t, b], directions[b]) for b in blocks]
         images = [
             vae.decode(network.model.unpack(x)[0])[0],
@@ -118,7 +118,7 @@ def axes_of(
         for t in what.times:
             x = noised(fitted, t, network, what.seed + 1)
             found: dict[int, Sums] = {}
-            for batch in tokens(network, x, t, fitted.labels, blocks):
+            for batch in tokens(network, x, t, fitted.condition, blocks):
                 for block, values in batch.items():
                     more = linear_probe.sums(values.flatten(0, 1))
                     found[block] = found[block] + more if block in found else more
@@ -180,7 +180,7 @@ def predictability(
             inputs = patchify(network.model.unpack(x)[0], patch)
             sums: dict[tuple[int, bool], Sums] = {}
             at = 0
-            for batch in tokens(network, x, t, latents.labels, blocks):
+            for batch in tokens(network, x, t, latents.condition, blocks):
                 count = len(next(iter(batch.values())))
                 part = slice(at, at + count)
                 for block, values in {INPUT: inputs[part], **batch}.items():

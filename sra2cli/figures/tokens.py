@@ -12,13 +12,15 @@ from sra2cli.core import clock
 from sra2cli.core.clock import Purpose
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.finite import check_finite
+from sra2cli.data.conditions import CONDITIONS
 from sra2cli.data.fitting import check_class_feature
 from sra2cli.data.images import read_image
+from sra2cli.data.prompts import text_encoder_of
 from sra2cli.data.store import Store
 from sra2cli.data.store_info import CLASS_FEATURE
 from sra2cli.diffusion.path import interpolate
 from sra2cli.encoders.first_stage import FirstStage, scaled_latents
-from sra2cli.models.contract import Shape
+from sra2cli.models.contract import Condition, Shape
 from sra2cli.runs.network import Network
 from sra2cli.runs.run import Run
 
@@ -27,11 +29,11 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Latents:
-    """Posterior means z (N, C, h, w), scaled; labels (N,) or None; names of the images;
+    """Posterior means z (N, C, h, w), scaled; what the network is told; names of the images;
     class_feature (N, F) where the network has a class token."""
 
     z: Tensor
-    labels: Tensor | None
+    condition: Condition
     names: list[str]
     class_feature: Tensor | None = None
 
@@ -60,10 +62,14 @@ def store_of(source: Path, network: Network, data: Path | None) -> Store:
             f"{data} has {info.classes} classes, the network {config.classes}: "
             "choose another --data"
         )
-    if network.store is not None and info.vae_fingerprint != network.store.vae_fingerprint:
+    if (differ := network.other_latents(info)) is not None:
         raise SetupError(
-            f"{data} was made with another VAE ('{info.vae}') than the network's store "
-            f"('{network.store.vae}'): choose another --data"
+            f"{data} does not hold latents as the network was trained on: {differ}: choose "
+            "another --data"
+        )
+    if config.condition == "text" and store.captions is None:
+        raise SetupError(
+            f"{data} has no captions, which the network is told: choose another --data"
         )
     check_class_feature(store, config.class_width)
     return store
@@ -78,9 +84,19 @@ def stored(store: Store, rows: Sequence[int], shape: Shape) -> Latents:
     moments = store.moments(at).float()
     z = scaled_latents(moments, None, scale=store.info.scale, shift=store.info.shift)
     check_finite({"latents": z}, str(store.path))
-    labels = torch.from_numpy(store.labels[at]).long() if shape.classes else None
     feature = store.read(CLASS_FEATURE, at).float() if shape.class_width else None
-    return Latents(z, labels, [store.names[row] for row in rows], feature)
+    return Latents(z, _told(store, at, shape), [store.names[row] for row in rows], feature)
+
+
+def _told(store: Store, rows: np.ndarray, shape: Shape) -> Condition:
+    """The labels of some rows, or the first caption of each."""
+    scalars = np.zeros((len(rows), clock.SCALARS), np.float32)
+    told = CONDITIONS[shape.condition].of_rows(store, rows, scalars, shape)
+    if told.tokens is not None:
+        return Condition(
+            text=text_encoder_of(store.info, device="cpu", offline=False).encode(told.tokens)
+        )
+    return told.condition.map(lambda x: x.float() if x.is_floating_point() else x.long())
 
 
 def encoded(file: Path, vae: FirstStage, network: Network, label: int | None) -> Latents:
@@ -101,8 +117,13 @@ def encoded(file: Path, vae: FirstStage, network: Network, label: int | None) ->
     z = scaled_latents(moments, None, scale=vae.scale, shift=vae.shift).cpu()
     if label is not None and not 0 <= label < max(config.classes, 1):
         raise SetupError(f"--label: there is no class {label}; classes are 0..{config.classes - 1}")
+    if config.condition == "text":
+        if label is not None:
+            raise SetupError("--label is for networks with classes; this one is told captions")
+        told = network.model.null(CONDITIONS["text"].blank(config))
+        return Latents(z, told, [file.name])
     y = torch.tensor([config.classes if label is None else label])
-    return Latents(z, y if config.classes else None, [file.name])
+    return Latents(z, Condition(y=y if config.classes else None), [file.name])
 
 
 def noised(latents: Latents, t: float, network: Network, seed: int) -> Tensor:
@@ -115,7 +136,7 @@ def noised(latents: Latents, t: float, network: Network, seed: int) -> Tensor:
 
 @torch.no_grad()
 def tokens(
-    network: Network, x_t: Tensor, t: float, labels: Tensor | None, blocks: Sequence[int]
+    network: Network, x_t: Tensor, t: float, condition: Condition, blocks: Sequence[int]
 ) -> Iterator[dict[int, Tensor]]:
     """Tokens (up to `BATCH`, T, D) float32, on the CPU, after each of some blocks (1-based).
 
@@ -124,8 +145,9 @@ def tokens(
     model, device = network.model, next(network.model.parameters()).device
     for k in range(0, len(x_t), BATCH):
         part = x_t[k : k + BATCH].to(device)
-        y = None if labels is None else labels[k : k + BATCH].to(device)
-        _, tapped = model(part, torch.full((len(part),), t, device=device), y, taps=set(blocks))
+        here = slice(k, k + BATCH)
+        told = Condition(**{key: x[here].to(device) for key, x in condition.present().items()})
+        _, tapped = model(part, torch.full((len(part),), t, device=device), told, taps=set(blocks))
         named = {f"tokens after block {block}": tapped[block] for block in blocks}
         check_finite(named, f"the network at t = {t:g}")
         yield {block: tapped[block].float().cpu() for block in blocks}

@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from sra2cli.config.settings import PathKind
 from sra2cli.core import console
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.files import file_digest, utf8
 from sra2cli.data.store_info import StoreInfo
+from sra2cli.encoders.first_stage import Scale
 from sra2cli.models import checkpoints
 from sra2cli.models.build import from_record
 from sra2cli.models.checkpoint_files import WEIGHTS, refuse_parts
@@ -32,6 +35,24 @@ class Network:
     step: int | None = None
     store: StoreInfo | None = None
     statistics: Statistics | None = None
+
+    def other_latents(self, info: StoreInfo) -> str | None:
+        """In what a store's latents differ from those it was trained on; None: not, or not known.
+
+        An encoder's fingerprint says nothing of scale and shift.
+        """
+        own = self.store
+        if own is not None and own.vae_fingerprint != info.vae_fingerprint:
+            return f"they are of VAE '{info.vae}', not of '{own.vae}'"
+        known = self.statistics if own is None else (own.scale, own.shift)
+        if known is None or _same(known, (info.scale, info.shift)):
+            return None
+        return "they have another scale and shift"
+
+
+def _same(a: tuple[Scale, Scale], b: tuple[Scale, Scale]) -> bool:
+    pairs = (np.broadcast_arrays(x, y) for x, y in zip(a, b, strict=True))
+    return all(np.allclose(x, y, rtol=1e-4, atol=1e-6) for x, y in pairs)
 
 
 def open_network(

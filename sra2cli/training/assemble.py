@@ -114,9 +114,13 @@ def refuse_unbuildable(wanted: Recipe) -> None:
 
 
 def start(
-    objective: Objective, init: Path, num_heads: int | None, kind: str | None = None
+    objective: Objective,
+    store: Store,
+    init: Path,
+    num_heads: int | None,
+    kind: str | None = None,
 ) -> Mapping[str, str]:
-    """Put the weights of `init` into the network; says what they were."""
+    """Put the weights of `init` into the network; says what they were, and what differs."""
     network = open_network(init, num_heads=num_heads, kind=kind)
     console.say(f"starting from {init} ({network.about['kind']}, {network.about['weights']})")
     said = start_from(objective.network, network.model)
@@ -126,6 +130,11 @@ def start(
         console.warn(
             f"{init} was trained on the {network.path} path, this recipe trains on the "
             f"{objective.kind} one: --set path.kind={network.path} goes on as it began"
+        )
+    differ = network.other_latents(store.info)
+    if differ is not None:
+        console.warn(
+            f"{store.path}: its latents are not those that {init} was trained on: {differ}"
         )
     found: dict[str, Any] = {"path": str(init), "digest": network.about["checkpoint"]}
     return found

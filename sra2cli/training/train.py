@@ -48,7 +48,9 @@ def train(
         wanted_by_all = (training.recipe.to_dict(), training.store.checksums)
         group.meet(out, about=wanted_by_all)
         objective = training.objective()
-        begun_from = None if init is None else start(objective, init, num_heads, kind)
+        begun_from = None
+        if init is not None:
+            begun_from = start(objective, training.store, init, num_heads, kind)
         if group.count * len(training.indices) > 1:
             console.say(
                 f"global batch {training.recipe.train.batch} = {group.count} processes x "
