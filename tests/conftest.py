@@ -164,6 +164,6 @@ def write_captioned(
     writer.write(range(len(names)), {"moments": np.abs(moments)})
     if features:
         every = [caption for those in captions for caption in those]
-        writer.write_captions(range(len(every)), encoded(every))
+        writer.write_captions(np.arange(len(every)), encoded(every))
     writer.finish()
     return Store(path)

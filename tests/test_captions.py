@@ -11,12 +11,19 @@ import pyarrow as arrow
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import Letters, write_captioned
+from conftest import Letters, one_line, write_captioned
 from PIL import Image
 
 from sra2cli.core.errors import DataError, SetupError
+from sra2cli.core.processes import Group
+from sra2cli.data.images import CROPS
 from sra2cli.data.sources import Choice, open_source
 from sra2cli.data.store import Store
+from sra2cli.encoders.text import load_text_encoder
+from sra2cli.extraction import captions as extraction_captions
+from sra2cli.extraction import encode
+from sra2cli.extraction.extract import extract, fill, open_writer
+from sra2cli.extraction.makers import Options
 
 LONG = "very " * 2000 + "long"
 CAPTIONS = [("a red bus", "ein roter Bus"), (LONG,), ("", "שלום עולם", "🚲 🏽 naïve"), ("a\nb",)]
@@ -441,3 +448,125 @@ def test_what_is_chosen_must_be_there(tmp_path):
     exact = Choice(captions="txt", uncaptioned="skip")
     (tmp_path / "0.other.txt").write_text("b")
     assert open_source(tmp_path, exact).captions == [("a",)]
+
+
+# How they are extracted.
+
+
+@pytest.fixture(scope="module")
+def captioned_folder(tmp_path_factory):
+    """Seven images of 40x32, two captions each."""
+    root = tmp_path_factory.mktemp("captioned")
+    for k in range(7):
+        pixels = np.random.default_rng(k).integers(256, size=(32, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"{k}.png")
+        (root / f"{k}.txt").write_text(f"picture {k}\nthe same, {'very ' * k * k}noisy")
+    return root
+
+
+WITH_TEXT = ("--vae", "digits", "--resolution", 32, "--workers", 0, "--text-encoder", "words")
+
+
+def test_extract_stores_captions_and_their_ids(run_sra2, captioned_folder, tmp_path):
+    process = run_sra2("extract", captioned_folder, "--out", "a.h5", *WITH_TEXT, "--json")
+    assert process.returncode == 0, process.stderr
+    result, store = json.loads(process.stdout), Store(tmp_path / "a.h5")
+    store.verify()
+    assert (result["captions"], result["uncaptioned"], result["text_encoder"]) == (14, 0, "words")
+    cut = "3 captions are longer than the 12 tokens that 'words' reads, as of 4.png"
+    assert any(note.startswith(cut) for note in result["notes"])
+    words = load_text_encoder("words")
+    texts = [store.captions.text(k) for k in range(14)]
+    assert texts[13] == "the same, " + "very " * 36 + "noisy"
+    assert np.array_equal(store.captions.ids(np.arange(14)), words.tokens(texts))
+    assert store.info.choice == {"captions": "auto"} and store.info.classes == 0
+    assert store.info.text_fingerprint == words.fingerprint and not store.captions.has_features
+    again = run_sra2("extract", captioned_folder, "--out", "a.h5", *WITH_TEXT)
+    assert "complete already" in again.stderr
+    shown = json.loads(run_sra2("extract", "--check", "a.h5", "--json").stdout)
+    assert shown["some_captions"][0] == "0.png: picture 0 | the same, noisy"
+    plain = run_sra2("extract", captioned_folder, "--out", "a.h5", *WITH_TEXT[:-2])
+    assert "differs in text_fingerprint" in one_line(plain, 2)
+
+
+def test_a_caption_that_has_changed_is_another_store(run_sra2, captioned_folder, tmp_path):
+    for file in captioned_folder.iterdir():
+        (tmp_path / "d" / file.name).parent.mkdir(exist_ok=True)
+        (tmp_path / "d" / file.name).write_bytes(file.read_bytes())
+    made = ("extract", "d", "--out", "a.h5", *WITH_TEXT)
+    assert run_sra2(*made).returncode == 0
+    (tmp_path / "d" / "3.txt").write_text("another")
+    assert "differs in captions" in one_line(run_sra2(*made), 2)
+
+
+def test_the_size_of_features_is_said_first(run_sra2, captioned_folder, tmp_path):
+    made = ("extract", captioned_folder, "--out", "a.h5", *WITH_TEXT)
+    process = run_sra2(*made, "--text-features", "--dry-run", "--json")
+    result = json.loads(process.stdout)
+    assert "text features: 14 x 12 x 128 in float16, 4.37e-05 GB" in process.stderr
+    text = sum(file.stat().st_size - 1 for file in captioned_folder.glob("*.txt"))
+    numbers = 8 * (14 + 8) + 14 * (12 * 4 + 12 * 128 * 2 + 1)  # ends, first; ids, features, state
+    assert result["text_bytes"] == text + numbers and not (tmp_path / "a.h5").exists()
+    fewer = json.loads(run_sra2(*made, "--dry-run", "--json").stdout)
+    assert fewer["text_bytes"] == text + 8 * (14 + 8) + 14 * 12 * 4
+
+
+def test_features_are_the_same_after_kills_and_for_any_processes(
+    captioned_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(extraction_captions, "BLOCK", 4)
+    options = Options(
+        vae="digits", resolution=32, workers=0, text_encoder="words", text_features=True
+    )
+    extract(captioned_folder, tmp_path / "a.h5", options, device="cpu")
+    words = load_text_encoder("words")
+    captions = Store(tmp_path / "a.h5").captions
+    numbers = np.arange(14)
+    assert torch.equal(captions.features(numbers), words.encode(captions.ids(numbers)).half())
+    assert not captions.null.any() and captions.null.shape == (12, 128)
+
+    job = encode.prepare(captioned_folder, options, Group())
+    writer = open_writer(tmp_path / "b.h5", job, Group())
+    fill(writer, job, Group())
+    job.text.fill(writer, Group(rank=1, count=2))  # and the other process is killed
+    assert writer.captions_to_do.tolist() == [*range(4), *range(8, 12)]
+    writer.close()
+    del writer
+    extract(captioned_folder, tmp_path / "b.h5", options, device="cpu")
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+def test_what_needs_captions_says_so(run_sra2, captioned_folder):
+    made = ("extract", captioned_folder, "--out", "a.h5", *WITH_TEXT[:-2])
+    for options in (("--captions", "auto"), ("--text-features",)):
+        assert "--text-encoder words" in one_line(run_sra2(*made, *options), 2)
+    assert "--skip-uncaptioned is for" in one_line(run_sra2(*made, "--skip-uncaptioned"), 2)
+    assert "--crop is one of" in one_line(run_sra2(*made, "--crop", "center"), 2)
+    checked = run_sra2("extract", "--check", "a.h5", "--captions", "auto")
+    assert "--captions is for images that are encoded" in one_line(checked, 2)
+
+
+def test_uvit_crop_is_said_by_the_store(run_sra2, captioned_folder, tmp_path):
+    made = ("extract", captioned_folder, *WITH_TEXT[:-2], "--crop", "uvit-center")
+    assert run_sra2(*made, "--out", "a.h5").returncode == 0
+    assert Store(tmp_path / "a.h5").info.crop == "uvit-center"
+    options = Options(vae="digits", resolution=32, workers=0, crop="uvit-center")
+    job = encode.prepare(captioned_folder, options, Group())
+    image = Image.open(captioned_folder / "0.png")
+    assert np.array_equal(job.chunks([range(1)])[0].values[0], CROPS["uvit-center"](image, 32))
+    other = run_sra2("extract", captioned_folder, *WITH_TEXT[:-2], "--out", "a.h5")
+    assert "differs in crop" in one_line(other, 2)
+
+
+def test_uvit_latents_are_imported(run_sra2, tmp_path):
+    train = tmp_path / "train"
+    train.mkdir()
+    for k in range(3):
+        np.save(train / f"{k}.npy", np.full((32, 8, 8), k, np.float32))
+        np.save(train / f"{k}_0.npy", np.zeros((77, 768), np.float32))
+    coco(tmp_path / "annotations" / "captions_train.json", [f"{k}.jpg" for k in range(3)])
+    made = ("extract", "train", "--out", "a.h5", *WITH_TEXT, "--logvar")
+    assert run_sra2(*made).returncode == 0
+    store = Store(tmp_path / "a.h5")
+    assert store.captions.of(2) == ["0 of 27", "1 of 27"]
+    assert torch.allclose(store.moments(np.array([2]))[0, 16:], torch.tensor(np.e).float())

@@ -164,13 +164,26 @@ def prompts_of(
 
 
 def chosen_source(
-    image: str | None, label: str | None, split: str | None, classes_from: str | None
+    image: str | None,
+    label: str | None,
+    split: str | None,
+    classes_from: str | None,
+    *,
+    captions: str | None = None,
+    skip_uncaptioned: bool = False,
 ) -> "Choice":
     """How a source is to be read."""
     from sra2cli.data.sources import Choice
 
     one_of("--classes-from", classes_from, ("folders", "dataset.json"))
-    return Choice(image=image, label=label, split=split, classes_from=classes_from)
+    return Choice(
+        image=image,
+        label=label,
+        split=split,
+        classes_from=classes_from,
+        captions=captions,
+        uncaptioned="skip" if skip_uncaptioned else None,
+    )
 
 
 def refuse_given(ctx: typer.Context, names: Sequence[str], why: str) -> None:

@@ -21,6 +21,7 @@ from sra2cli.core.errors import SetupError
 ENCODING = (  # options that mean nothing for a store that is there
     *("resolution", "flip", "encoder", "feature_patch", "precision", "dtype", "batch", "workers"),
     *("logvar", "latent_stats", "latent_scale", "image", "label", "split", "classes_from"),
+    *("crop", "captions", "skip_uncaptioned", "text_encoder", "text_features"),
     *("allow_rejects", "dry_run", "processes"),
 )
 
@@ -46,12 +47,28 @@ def extract(
     label: o.Label = None,
     split: o.Split = None,
     classes_from: o.ClassesFrom = None,
+    captions: o.Captions = None,
+    skip_uncaptioned: o.SkipUncaptioned = False,
     resolution: Annotated[int, o.how("Side of the centre crop, in pixels.")] = 256,
+    crop: Annotated[
+        str, o.how("adm-center (shrink, then cut), or uvit-center (cut a square, then shrink).")
+    ] = "adm-center",
     flip: Annotated[bool, o.how("Also encode the mirrored images.", "--flip")] = False,
     encoder: Annotated[
         str | None, o.what("Also store an image encoder's features (REPA): hub name or folder.")
     ] = None,
     feature_patch: Annotated[int, o.how("Patch size of the network to be trained.", min=1)] = 2,
+    text_encoder: Annotated[
+        str | None,
+        o.what("Also store captions, for this: words, or a CLIP or T5 (hub name or folder)."),
+    ] = None,
+    text_features: Annotated[
+        bool,
+        o.how(
+            "Also store its features of all captions: large, but training needs no encoder.",
+            "--text-features",
+        ),
+    ] = False,
     precision: Annotated[str, o.how("Of the encoder: fp32, bf16 or fp16.")] = "fp32",
     dtype: Annotated[str, o.how("Of the stored moments: float32 or float16.")] = "float32",
     latent_stats: Annotated[
@@ -105,9 +122,7 @@ def extract(
         else:
             if images is None or out is None:
                 raise SetupError("give IMAGES and --out STORE, or --check STORE")
-            one_of("--precision", precision, ("fp32", "bf16", "fp16"))
-            one_of("--latent-scale", latent_scale, ("statistics", "both"))
-            one_of("--dtype", dtype, ("float32", "float16"))
+            _check_words(precision, latent_scale, dtype, crop)
             start_processes(processes, device, share_cores=False)
             from sra2cli.encoders.open import DEFAULT
             from sra2cli.extraction import extract as room
@@ -116,6 +131,7 @@ def extract(
             options = Options(
                 vae=vae or DEFAULT,
                 resolution=resolution,
+                crop=crop,
                 mirrored=flip,
                 encoder=encoder,
                 feature_patch=feature_patch,
@@ -126,8 +142,14 @@ def extract(
                 logvar=logvar,
                 latent_stats=latent_stats,
                 latent_scale=latent_scale,
+                text_encoder=text_encoder,
+                text_features=text_features,
                 offline=offline,
-                choice=chosen_source(image, label, split, classes_from),
+                choice=chosen_source(
+                    *(image, label, split, classes_from),
+                    captions=captions,
+                    skip_uncaptioned=skip_uncaptioned,
+                ),
             )
             result = room.extract(images, out, options, device=pick_device(device), dry_run=dry_run)
         store = check or out
@@ -139,3 +161,11 @@ def extract(
         show(result, json, "extract")
         if check is None and not allow_rejects:
             room.refuse_rejects(result)
+
+
+def _check_words(precision: str, latent_scale: str, dtype: str, crop: str) -> None:
+    """SetupError for words that options do not know."""
+    one_of("--precision", precision, ("fp32", "bf16", "fp16"))
+    one_of("--latent-scale", latent_scale, ("statistics", "both"))
+    one_of("--dtype", dtype, ("float32", "float16"))
+    one_of("--crop", crop, ("adm-center", "uvit-center"))

@@ -74,6 +74,16 @@ Label = Annotated[
 ]
 Split = Annotated[str | None, what("The split to read: train, val, …")]
 ClassesFrom = Annotated[str | None, what("folders (all of them are classes) or dataset.json.")]
+Captions = Annotated[
+    str | None,
+    what(
+        "Where captions are: auto, a file that lists them (metadata.csv, captions_train2014.json), "
+        "a column of parquet; of files txt, json or a key of it. Needs --text-encoder."
+    ),
+]
+SkipUncaptioned = Annotated[
+    bool, what("Leave out images that have no caption.", "--skip-uncaptioned")
+]
 LatentStats = Annotated[
     str | None,
     what("Statistics of its latents, for a checkpoint of others: a file, as latents_stats.pt."),

@@ -105,6 +105,10 @@ class Captions:
         first, end = self._packed.first[self.rows[row] : self.rows[row] + 2]
         return [self.text(number) for number in range(first, end)]
 
+    def hold(self, packed: Packed) -> bool:
+        """Whether these are the captions of all rows."""
+        return self._packed.same(packed)
+
     def text(self, number: int) -> str:
         return self._packed[number]
 

@@ -69,7 +69,7 @@ class StoreWriter:
         self._state = self._sets.pop("state")
         unknown = np.zeros(len(names), np.uint64)  # in a partial store of before
         self.contents = self._sets.pop("contents", unknown)
-        sets = {"caption_features", "caption_state"} & set(layout.extents)
+        sets = {"caption_ids", "caption_features", "caption_state"} & set(layout.extents)
         self._text = {k: layout.extents[k].map(self.partial, "r+") for k in sets}
 
     def _create(
@@ -175,7 +175,11 @@ class StoreWriter:
         state = self._text.get("caption_state")
         return np.empty(0, np.int64) if state is None else np.flatnonzero(state == TODO)
 
-    def write_captions(self, numbers: Sequence[int], features: np.ndarray) -> None:
+    def caption_ids(self, numbers: np.ndarray) -> np.ndarray:
+        """Token ids (n, L) of captions."""
+        return np.array(self._text["caption_ids"][numbers])
+
+    def write_captions(self, numbers: Sequence[int] | np.ndarray, features: np.ndarray) -> None:
         """Features (len(numbers), L, E) of captions, then mark them; as `write` does.
 
         Raises:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,8 @@ from sra2cli.data.sources import Source, VanishedError, open_source
 from sra2cli.data.store_info import OWN, StoreInfo
 from sra2cli.encoders.first_stage import FirstStage
 from sra2cli.encoders.open import open_first_stage
-from sra2cli.extraction import latent_scale
+from sra2cli.extraction import captions, latent_scale
+from sra2cli.extraction.captions import Captioning
 from sra2cli.extraction.decode import Chunk, Chunks, decoded, default_workers
 from sra2cli.extraction.makers import MAKERS, Maker, Options
 
@@ -39,6 +40,7 @@ class Job:
     """What is encoded with what, into what.
 
     info.encode_batch: images that run through the networks at once. makers: beside moments.
+    text: captions, and what reads them.
     """
 
     source: Source
@@ -46,6 +48,7 @@ class Job:
     vae: FirstStage
     makers: list[Maker]
     options: Options
+    text: Captioning | None = None
 
     @property
     def labels(self) -> list[int]:
@@ -63,7 +66,8 @@ class Job:
         if self.source.kind == "latents":
             shape = (2 * self.info.channels, self.info.latent, self.info.latent)
             shape = (2, *shape) if self.info.mirrored else shape
-        return Chunks(self.source, rows, self.info.resolution, shape, self.options.logvar)
+        options = self.options
+        return Chunks(self.source, rows, self.info.resolution, shape, options.logvar, options.crop)
 
     def encode(self, values: np.ndarray) -> dict[str, Tensor]:
         """What is stored of images (n, R, R, 3) uint8, or moments as they are; on the device."""
@@ -96,12 +100,13 @@ class Job:
 
 def prepare(images: Path, options: Options, group: Group) -> Job:
     """Everything that can be refused before data are read."""
+    options = replace(options, choice=captions.choice_of(options))
     source = open_source(images, options.choice)
     for note in source.notes:
         console.say(note)
     if not SEES_DAMAGE and source.kind == "images":
         console.say("damage inside of JPEG is not looked for: pip install simplejpeg")
-    if source.labels is None:
+    if source.labels is None and options.text_encoder is None:
         where = "class folders, a dataset.json, .cls files, or what --label names"
         how = f" (labels are read from {where})" if options.choice.label is None else ""
         console.say(f"no labels: the store is for unconditional models{how}")
@@ -120,7 +125,15 @@ def prepare(images: Path, options: Options, group: Group) -> Job:
             names = ", ".join(maker.rows)
             raise SetupError(f"{source.root} holds latents: {names} need the images")
         info = maker.declared(info)
-    return Job(source, info, vae, makers, options)
+    text = captions.captioning(source, options, group)
+    if text is not None:
+        info = captions.declared(info, text, source, features=options.text_features)
+    if text is not None and group.main:
+        notes = captions.cut(source, text)
+        source = replace(source, said=[*source.said, *notes])
+        for note in (*notes, captions.said(info, len(text.captions))):
+            console.say(note)
+    return Job(source, info, vae, makers, options, text)
 
 
 def describe(source: Source, vae: FirstStage, options: Options) -> StoreInfo:
@@ -137,6 +150,8 @@ def describe(source: Source, vae: FirstStage, options: Options) -> StoreInfo:
         raise SetupError(
             f"{source.root} holds latents: --flip and --encoder need the images themselves{beside}"
         )
+    if imported and options.crop != Options.crop:
+        raise SetupError(f"{source.root} holds latents: --crop {options.crop} needs the images")
     _check_drawn(source, vae, options)
     if options.batch is not None and options.batch < 1:
         raise SetupError(f"--batch must be above 0, not {options.batch}")
@@ -154,7 +169,7 @@ def describe(source: Source, vae: FirstStage, options: Options) -> StoreInfo:
         classes=source.classes,
         class_names=source.class_names,
         choice=options.choice.given,
-        crop=("imported-logvar" if options.logvar else "imported") if imported else "adm-center",
+        crop=("imported-logvar" if options.logvar else "imported") if imported else options.crop,
         dtype=options.dtype,
         encode_precision="imported" if imported else options.precision,
         encode_batch=at_once(source, vae, options),
@@ -196,7 +211,7 @@ def first_images(job: Job) -> np.ndarray:
         try:
             data = job.source.read(row)
             assert isinstance(data, bytes)
-            found.append(decode_image(data, job.info.resolution))
+            found.append(decode_image(data, job.info.resolution, job.options.crop))
         except DataError:
             continue
         except VanishedError as error:

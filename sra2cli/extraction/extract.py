@@ -14,8 +14,10 @@ from sra2cli.core.errors import DataError, SetupError, UserError
 from sra2cli.core.files import write_atomically
 from sra2cli.core.processes import Group
 from sra2cli.data.store import GOOD, REJECTED, TODO, Store
+from sra2cli.data.store_creation import text_bytes
 from sra2cli.data.store_info import OWN
 from sra2cli.data.store_writer import StoreWriter, contents_of, partial_file
+from sra2cli.extraction import captions
 from sra2cli.extraction.changes import changed, last_written
 from sra2cli.extraction.decode import Chunk, worker_deaths
 from sra2cli.extraction.encode import (
@@ -63,6 +65,8 @@ def extract(
             return estimate(out, job, group)
         writer = open_writer(out, job, group)
         fill(writer, job, group)
+        if job.text is not None and job.info.text_features:
+            job.text.fill(writer, group)
         group.wait()
         if group.main:
             rejects = list_rejects(out, job, writer.state)
@@ -84,6 +88,8 @@ def already_there(out: Path, job: Job) -> dict[str, Any]:
         differ = ["images"]
     if not differ and store.all_labels.tolist() != job.labels:
         differ = ["labels"]
+    if not differ and job.text is not None and store.captions is not None:
+        differ = [] if store.captions.hold(job.text.captions) else ["captions"]
     if not differ:
         contents = contents_of(out)
         rows = range(len(job.source))
@@ -117,7 +123,8 @@ def needed(out: Path, job: Job) -> int:
     partial = partial_file(out)
     there = partial.stat().st_blocks * 512 if partial.exists() else 0
     names = sum(len(name) + 32 for name in job.source.names)
-    return max(0, len(job.source) * (job.info.row_bytes + 17) + names - there)
+    text = 0 if job.text is None else text_bytes(job.info, job.text.text)
+    return max(0, len(job.source) * (job.info.row_bytes + 17) + text + names - there)
 
 
 def free_space(out: Path) -> int:
@@ -140,9 +147,10 @@ def estimate(out: Path, job: Job, group: Group) -> dict[str, Any]:
     return {
         "images": len(job.source),
         "bytes": needed(out, job),
+        **estimate_text(job),
         "free_bytes": free_space(out),
         "images_per_second": rate,
-        "seconds": len(job.source) / rate,
+        "seconds": len(job.source) / rate + text_seconds(job) / group.count,
         "batch": job.info.encode_batch,
         "processes": group.count,
         "workers": workers,
@@ -150,11 +158,29 @@ def estimate(out: Path, job: Job, group: Group) -> dict[str, Any]:
     }
 
 
+def estimate_text(job: Job) -> dict[str, Any]:
+    """Bytes of all that is stored of captions."""
+    if job.text is None:
+        return {}
+    size = text_bytes(job.info, job.text.text)
+    return {**captions.shown(len(job.text.captions), job.info), "text_bytes": size}
+
+
+def text_seconds(job: Job) -> float:
+    """To encode all captions in one process, where features are stored."""
+    if job.text is None or not job.info.text_features:
+        return 0.0
+    begun = time.perf_counter()
+    job.text.null()
+    return (time.perf_counter() - begun) * -(-len(job.text.captions) // captions.BLOCK)
+
+
 def open_writer(out: Path, job: Job, group: Group) -> StoreWriter:
     """The store to fill. One process lays it out, and forgets what is no longer so."""
+    text = None if job.text is None else job.text.text
     if group.main:
         written = last_written(partial_file(out))
-        writer = StoreWriter(out, job.info, job.source.names, job.labels)
+        writer = StoreWriter(out, job.info, job.source.names, job.labels, text=text)
         rows = np.flatnonzero(writer.state == GOOD).tolist()
         changes = changed(job.source, writer.contents, written, rows)
         if changes:
@@ -162,7 +188,8 @@ def open_writer(out: Path, job: Job, group: Group) -> StoreWriter:
         writer.forget([*changes, *np.flatnonzero(writer.state == REJECTED).tolist()])
     group.wait()
     if not group.main:
-        writer = StoreWriter(out, job.info, job.source.names, job.labels, create=False)
+        names = job.source.names
+        writer = StoreWriter(out, job.info, names, job.labels, text=text, create=False)
     begun = writer.info.encode_batch  # 0: killed while it was finished
     if begun not in (0, job.info.encode_batch):
         raise SetupError(
@@ -253,6 +280,7 @@ def summary(out: Path, rejects: int, notes: list[str]) -> dict[str, Any]:
         "vae": info.vae,
         "vae_fingerprint": info.vae_fingerprint,
         "encoder": info.encoder or None,
+        **captions.shown(len(store.captions or ()), info),
         "bytes": out.stat().st_size,
         **({"notes": notes} if notes else {}),
     }

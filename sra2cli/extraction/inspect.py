@@ -8,11 +8,13 @@ import numpy as np
 import torch
 
 from sra2cli.core import console, pictures
+from sra2cli.data.captions import Captions
 from sra2cli.data.store import Store
 from sra2cli.encoders.first_stage import scaled_latents
 from sra2cli.encoders.open import open_first_stage
 
 SHOWN = 36  # images of a preview
+FEW, WIDEST = 4, 80  # images whose captions are shown, and letters of one
 RIGHT = 0.5, 2.0  # deviation of a scaled channel
 
 
@@ -40,11 +42,25 @@ def check(path: Path) -> dict[str, Any]:
         "first_classes": ", ".join(names[:5]) + (", …" if len(names) > 5 else ""),
         "smallest_class": None if counts is None else int(counts.min()),
         "largest_class": None if counts is None else int(counts.max()),
+        **({} if store.captions is None else few_captions(store, store.captions)),
         "latent_std": round(float(z.std()), 4),
         "channel_std": deviations,
         "complete": True,
         "verified": True,
         "checksums": store.checksums,
+    }
+
+
+def few_captions(store: Store, captions: Captions) -> dict[str, Any]:
+    """How many there are, and those of a few images."""
+    some = np.linspace(0, len(store) - 1, min(FEW, len(store))).astype(int).tolist()
+    texts = {store.names[row]: captions.of(row) for row in some}
+    return {
+        "captions": len(captions),
+        "some_captions": [
+            f"{name}: {' | '.join(text[:WIDEST] + '…' * (len(text) > WIDEST) for text in those)}"
+            for name, those in texts.items()
+        ],
     }
 
 

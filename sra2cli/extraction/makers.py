@@ -17,10 +17,12 @@ from sra2cli.encoders.open import DEFAULT
 
 @dataclass(frozen=True)
 class Options:
-    """How to extract. Nothing here but vae, encoder, feature_patch, resolution, mirrored,
-    precision, dtype and latent_* changes the numbers (on a GPU `batch` may change last digits).
+    """How to extract. Nothing here but vae, encoder, feature_patch, resolution, crop, mirrored,
+    precision, dtype, text_* and latent_* changes the numbers (on a GPU `batch` may change last
+    digits).
 
     vae, encoder: folders or hub names; with an encoder, its features are stored for REPA.
+    crop: a row of `images.CROPS`.
     mirrored: also encode the mirrored images (a latent cannot be mirrored).
     feature_patch: of the network to be trained: one feature for each of its tokens.
     batch: images encoded together; on a CPU as many as `unit` says run through the network at once.
@@ -28,11 +30,14 @@ class Options:
     logvar: latents of others hold mean‖logvar.
     latent_stats: a file of statistics of latents, or "compute"; None: the first stage's.
     latent_scale: "both": the first stage's scaling_factor beside statistics.
+    text_encoder: "words", a folder or a hub name; with it captions are stored, and their ids.
+    text_features: also store its features of all captions.
     choice: what to take where the source can be read in several ways.
     """
 
     vae: str = DEFAULT
     resolution: int = 256
+    crop: str = "adm-center"
     mirrored: bool = False
     encoder: str | None = None
     feature_patch: int = 2
@@ -44,6 +49,8 @@ class Options:
     offline: bool = False
     latent_stats: str | None = None
     latent_scale: str = "statistics"
+    text_encoder: str | None = None
+    text_features: bool = False
     choice: Choice = CONVENTION
 
 
