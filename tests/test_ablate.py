@@ -36,9 +36,12 @@ def test_rows_are_those_of_the_paper():
     assert windows[3].recipe.align["sra2"].window == (0.5, 1.0)
     own = {axis: [row for row in axes.rows(axis, base) if row.own] for axis in axes.AXES}
     assert {row.cell for rows in own.values() for row in rows} == {"sra2"}  # trained once
-    assert all(rows[0].paper["fid"] == 28.89 for rows in own.values())
+    of_paper = {axis: rows[0].paper.get("fid") for axis, rows in own.items()}
+    assert of_paper.pop("final") is None  # which head it is, the paper does not say
+    assert set(of_paper.values()) == {28.89}
+    assert [row.label for row in axes.rows("final", base)[1:]] == ["linear", "norm", "adaln"]
     every = {row.cell for axis in axes.AXES for row in axes.rows(axis, base)}
-    assert len(every) == 1 + 1 + 4 + 2 + 3 + 2 + 1
+    assert len(every) == 1 + 1 + 4 + 2 + 3 + 2 + 1 + 2
 
 
 def test_rows_follow_the_recipe():

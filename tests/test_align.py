@@ -64,6 +64,41 @@ def test_head_shapes_are_the_papers():
         assert [m.out_features for m in head if isinstance(m, torch.nn.Linear)] == widths
 
 
+def test_last_layers_of_the_head():
+    """norm: a LayerNorm before the last linear. adaln: D → 2D → 2D → 2D → D, then as SiT's."""
+    tokens, batch = {2: torch.randn(3, 16, 48)}, inputs(c=torch.randn(3, 48))
+    norm = align.build({"sra2": SRA2(final="norm")}, SHAPE)["sra2"]
+    hidden = norm.head[:-2](tokens[2])
+    expected = norm.head[-1](torch.nn.functional.layer_norm(hidden, (96,), eps=1e-6))
+    assert torch.equal(norm.predict(tokens[2], None), expected)
+    adaln = align.build({"sra2": SRA2(final="adaln")}, SHAPE)["sra2"]
+    widths = [m.out_features for m in adaln.head if isinstance(m, torch.nn.Linear)]
+    assert widths == [96, 96, 96, 48]
+    plain = adaln.predict(tokens[2], batch.c)
+    normed = torch.nn.functional.layer_norm(adaln.head(tokens[2]), (48,), eps=1e-6)
+    assert torch.equal(plain, adaln.last.linear(normed))  # modulations begin at zero
+    with torch.no_grad():
+        adaln.last.adaLN_modulation[1].bias[48:] = 1.0  # the scale: twice the normed tokens
+    bias = adaln.last.linear.bias
+    torch.testing.assert_close(adaln.predict(tokens[2], batch.c) - bias, 2 * (plain - bias))
+    adaln(tokens, batch).sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in adaln.parameters())
+    with pytest.raises(ValueError, match="needs a network that has a vector c"):
+        adaln(tokens, inputs())
+
+
+def test_target_norm_compares_z_scores():
+    batch, flat = inputs(), lambda x: x.flatten(1)
+    sra2 = align.build({"sra2": SRA2(target_norm="sample", objective="l2")}, SHAPE)["sra2"]
+    sra2.head = torch.nn.Identity()
+    tokens = patchify(batch.z, 2)
+    assert sra2({2: 7 * tokens - 3}, batch).abs().max() < 1e-10  # whatever its scale and shift
+    other = torch.randn(3, 16, 16)
+    pairs = torch.stack([flat(tokens), flat(other)], dim=1)
+    r = torch.stack([torch.corrcoef(pair)[0, 1] for pair in pairs])
+    torch.testing.assert_close(sra2({2: other}, batch), 2 - 2 * r)  # of z-scores: 2 - 2 corr
+
+
 def test_sra2_is_zero_when_the_head_gives_the_latent():
     sra2 = align.build({"sra2": SRA2()}, SHAPE)["sra2"]
     sra2.head = torch.nn.Identity()

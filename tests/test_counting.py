@@ -49,6 +49,15 @@ def test_golden_costs(size):
         assert 100 * overhead == close(percent), method
 
 
+def test_both_readings_of_the_head_fit_the_papers_sizes():
+    """18M and +4% at XL/2 (Table 5); by what an author wrote since, "adaln" is the likelier."""
+    for final, parameters, percent in [("linear", 18_625_552, 4.02), ("adaln", 18_608_272, 3.44)]:
+        found = cost("XL/2", sra2={"depth": 8, "final": final})
+        assert found.heads["sra2"].parameters == parameters
+        assert 100 * found.overhead == pytest.approx(percent, abs=0.01)
+    assert cost("XL/2", sra2={"final": "norm"}).heads["sra2"].parameters == 18_625_552
+
+
 def test_stored_features_cost_no_encoder():
     settings = recipe.from_dict({"model": {"size": "B/2"}, "data": IMAGENET, "align": {"repa": {}}})
     stored = method_cost(settings, stored_features=True)

@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sra2cli.models.layers import FinalLayer
+
 BETA = 0.05  # smooth L1: |d| below it is quadratic (SRA 2, arXiv 2601.17830, eq. 7)
+TINY = 1e-12  # added to variances
 
 
 def mlp(*widths: int) -> nn.Sequential:
@@ -25,6 +29,38 @@ def mlp(*widths: int) -> nn.Sequential:
         nn.init.zeros_(linear.bias)
         layers += [linear, nn.SiLU()]
     return nn.Sequential(*layers[:-1])
+
+
+def head_of(
+    final: str, width: int, layers: int, rows: int
+) -> tuple[nn.Sequential, nn.Module | None]:
+    """SRA 2's head, D → 2D → … → rows, and its last layer where that is told c (B, D).
+
+    final: of `layers` linears the last is a plain one ("linear"), follows a LayerNorm without
+    affine ("norm"), or is a layer as SiT's last one, which c modulates ("adaln"): then the linears
+    before it lead back to D. Modulations begin at zero, as SiT's; the linears do not.
+    """
+    norm = partial(nn.LayerNorm, elementwise_affine=False, eps=1e-6)
+    if final == "adaln":
+        head = mlp(width, *[2 * width] * (layers - 2), *[width] * (layers > 1))
+        last = FinalLayer(width, norm, rows)
+        nn.init.xavier_uniform_(last.linear.weight)
+        nn.init.zeros_(last.linear.bias)
+        for parameter in last.adaLN_modulation.parameters():
+            nn.init.zeros_(parameter)
+        return head, last
+    widths = [width, *[2 * width] * (layers - 1)]
+    head = mlp(*widths, rows)
+    if final == "norm":
+        head.insert(len(head) - 1, norm(widths[-1]))
+    return head, None
+
+
+def standardised(x: Tensor) -> Tensor:
+    """Each sample of x (B, T, D) less its mean and over its deviation, in float32."""
+    x = x.float()
+    centred = x - x.mean(dim=(1, 2), keepdim=True)
+    return centred * (centred.square().mean(dim=(1, 2), keepdim=True) + TINY).rsqrt()
 
 
 def smooth_l1(prediction: Tensor, target: Tensor) -> Tensor:

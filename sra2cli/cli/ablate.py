@@ -9,7 +9,7 @@ from sra2cli.cli import options as o
 from sra2cli.cli.app import app, one_of, pick_device, refuse_given, user_errors
 from sra2cli.core.errors import SetupError
 
-AXES = ("depth", "timesteps", "objective", "lambda", "mlp")
+AXES = ("depth", "timesteps", "objective", "lambda", "mlp", "final")
 
 
 @app.command()

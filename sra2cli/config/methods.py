@@ -48,7 +48,9 @@ class SRA2(MethodSettings):
     depth: Count = 2  # block whose tokens are aligned, 1-based
     objective: Objective = "smooth-l1"
     layers: Count = 5  # linears of the head
+    final: Literal["linear", "norm", "adaln"] = "linear"  # what the last of them is, or follows
     target: Literal["sample", "mean"] = "sample"  # the latent noised in this step, or its mean
+    target_norm: Literal["none", "sample"] = "none"  # sample: z-score of target and prediction
     reduction: Literal["mean", "sum"] = "mean"
 
 

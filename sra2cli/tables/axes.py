@@ -1,4 +1,4 @@
-"""The axes of Table 1: which runs an ablation is made of, and how the paper names them."""
+"""The axes of Table 1 and one of ours: which runs an ablation is made of, and their names."""
 
 import re
 from collections.abc import Callable
@@ -14,12 +14,16 @@ from sra2cli.tables import paper
 
 @dataclass(frozen=True)
 class Axis:
-    """setting: of the alignment method. read: one value of --values. name: as in tables."""
+    """setting: of the alignment method. read: one value of --values. name: as in tables.
+
+    values: by default, of an axis that the paper does not have.
+    """
 
     setting: str
     name: str
     read: Callable[[str], Any]
     example: str
+    values: tuple[Any, ...] = ()
 
 
 def read_window(text: str) -> tuple[float, float]:
@@ -34,6 +38,9 @@ AXES = {
     "objective": Axis("objective", "objective", str, "smooth-l1,l2"),
     "lambda": Axis("weight", "λ", float, "0.5,1"),
     "mlp": Axis("layers", "linears of the head", int, "2,5"),
+    "final": Axis(
+        "final", "last layer of the head", str, "linear,adaln", ("linear", "norm", "adaln")
+    ),
 }
 
 
@@ -112,8 +119,8 @@ def with_setting(base: Recipe, method: str, setting: str, value: Any) -> Recipe:
 
 
 def default_values(axis: str, base: Recipe, own: Any) -> list[Any]:
-    """The paper's values; depths: those the network has, all of them if it has few blocks."""
-    values = [key_of(axis, value) for value in paper.ablation(axis)]
+    """The paper's values, or the axis's own; depths: those the network has, all if they are few."""
+    values = [key_of(axis, value) for value in paper.ablation(axis)] or list(AXES[axis].values)
     if axis == "depth":
         blocks = shape_of(base).depth
         values = list(range(1, blocks + 1)) if blocks < max(values) else values

@@ -24,8 +24,8 @@ def tables() -> dict[str, Any]:
 
 
 def ablation(axis: str) -> dict[Any, dict[str, float]]:
-    """Table 1: value of an axis → metrics, in the paper's order."""
-    rows: dict[Any, list[float]] = tables()["table1"][axis]
+    """Table 1: value of an axis → metrics, in the paper's order; {} for an axis of ours."""
+    rows: dict[Any, list[float]] = tables()["table1"].get(axis, {})
     return {value: dict(zip(METRICS, numbers, strict=True)) for value, numbers in rows.items()}
 
 
