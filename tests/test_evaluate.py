@@ -215,7 +215,8 @@ def test_bad_samples_are_named(run_sra2, tmp_path, small):
     assert "did you mean 'precision'?" in refused(2, "good.npz", "--metrics", "fid,precison")
     assert "there are: fid, sfid" in refused(2, "good.npz", "--metrics", "xyzzy")
     assert "different networks" in refused(2, "good.npz", "--metrics", "fid,fd-digits")
-    assert "--batch and --crop" in refused(2, "good.npz", "--crop", 0)
+    assert "--crop is a side above 0" in refused(2, "good.npz", "--crop", 0)
+    assert "not 'square:8'" in refused(2, "good.npz", "--crop", "square:8")
     assert "--distances is one of" in refused(2, "good.npz", "--distances", "float8")
     assert "compared with what?" in one_line(run_sra2("eval", "good.npz", "--metrics", "fid"), 2)
     for ref in ("gone.npz", "gone"):

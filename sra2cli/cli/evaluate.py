@@ -23,9 +23,12 @@ from sra2cli.core.errors import SetupError
 from sra2cli.runs.naming import split_step
 
 if TYPE_CHECKING:
+    from sra2cli.data.prompts import Prompts
     from sra2cli.data.sources import Choice
+    from sra2cli.evaluation.image_sets import Crop
 
-READING = ("image", "label", "split", "classes_from")  # that mean nothing for what is drawn
+# Options that mean nothing for what is drawn.
+READING = ("image", "label", "split", "classes_from", "captions")
 DRAWING = (  # options that mean nothing for images that are there already
     *(
         "num",
@@ -74,6 +77,7 @@ def evaluate(
     label: o.Label = None,
     split: o.Split = None,
     classes_from: o.ClassesFrom = None,
+    captions: o.Captions = None,
     num: o.Num = None,
     step: Annotated[
         str | None, o.what("Checkpoints; with commas, each. [default: the newest]")
@@ -83,6 +87,8 @@ def evaluate(
     num_heads: o.NumHeads = None,
     kind: o.Kind = None,
     inception: o.Inception = None,
+    pickscore_model: o.PickscoreModel = None,
+    clip_model: o.ClipModel = None,
     metrics: o.Metrics = None,
     seed: Annotated[
         int | None, o.how("Of a run's samples. [default: 0]", min=0, max=2**63 - 1)
@@ -105,7 +111,10 @@ def evaluate(
     ] = None,
     cfg_channels: o.CfgChannels = None,
     class_cfg: o.ClassCfg = None,
-    crop: Annotated[int | None, o.how("Centre-crop all images to this side, as ADM does.")] = None,
+    crop: Annotated[
+        str | None,
+        o.how("Centre-crop all images to this side, as ADM does; as U-ViT: uvit-center:256."),
+    ] = None,
     distances: Annotated[
         str, o.how("Of precision and recall: float16 (as ADM) or float32.")
     ] = "float16",
@@ -129,11 +138,12 @@ def evaluate(
         one_of("--distances", distances, ("float16", "float32"))
         check_drawing(precision, solver)
         judging: dict[str, Any] = {"metric": metrics, "ref": ref, "weights": inception}
-        judging |= {"crop": crop, "distances": distances, "batch": batch}
+        judging |= {"pickscore_model": pickscore_model, "clip_model": clip_model, "batch": batch}
+        judging |= {"crop": read_crop(crop), "distances": distances, "offline": offline}
         if not is_network(samples):
             refuse_missing(samples)
             refuse_given(ctx, DRAWING, f"is for a run or checkpoint; {samples} holds samples")
-            choice = chosen_source(image, label, split, classes_from)
+            choice = chosen_source(image, label, split, classes_from, captions=captions)
             show(of_images(samples, judging, choice, save_stats, pick_device(device), out), json)
             return
         refuse_given(ctx, READING, f"is for images that are there; {samples} is to be drawn from")
@@ -145,6 +155,7 @@ def evaluate(
         from sra2cli.sampling.sample import Options
         from sra2cli.sampling.settings import chosen
 
+        told = prompts_of(prompt, prompts, negative_prompt)
         base = chosen(
             preset,
             labels=labels,
@@ -153,7 +164,7 @@ def evaluate(
             shift=shift,
             cfg_channels=cfg_channels,
             class_cfg=class_cfg,
-            prompts=prompts_of(prompt, prompts, negative_prompt),
+            prompts=told,
             seed=seed,
         )
         wanted, swept = sweep.points(
@@ -167,7 +178,7 @@ def evaluate(
             samples,
             wanted,
             swept=swept,
-            num=50_000 if num is None else num,
+            num=usual(told) if num is None else num,
             options=Options(
                 vae=vae,
                 precision=precision or "fp32",  # type: ignore[arg-type]
@@ -190,6 +201,17 @@ def refuse_missing(samples: Path) -> None:
 
     if not samples.exists() and not is_pattern(samples):
         raise SetupError(f"no run, checkpoint or samples at {samples}")
+
+
+def usual(told: "Prompts | None") -> int:
+    """Images that are drawn unless it is said: as many as papers draw, or one a prompt."""
+    return 50_000 if told is None else len(told)
+
+
+def read_crop(text: str | None) -> "Crop | None":
+    from sra2cli.evaluation.image_sets import Crop
+
+    return None if text is None else Crop.of(text)
 
 
 def of_images(

@@ -137,3 +137,9 @@ Ref = Annotated[str | None, what("An ADM .npz, or images; fd-digits has its own.
 Inception = Annotated[
     Path | None, what("Inception's weights; default: in torch's cache.", "--inception", "--weights")
 ]
+PickscoreModel = Annotated[
+    str | None, what("PickScore's network: folder or hub name; default: the published one.")
+]
+ClipModel = Annotated[
+    str | None, what("The CLIP of clip-score: folder or hub name; default: ViT-L/14.")
+]

@@ -18,6 +18,7 @@ from sra2cli.encoders.first_stage import full_precision
 from sra2cli.encoders.text import TextEncoder
 from sra2cli.encoders.whole import check_whole
 
+CLIP_LARGE = "openai/clip-vit-large-patch14"
 LENGTH = 77  # tokens of CLIP, and of T5 here
 TOGETHER = 8  # captions of a pass on a CPU
 MODELS = {  # model_type of a config → class of transformers
@@ -53,7 +54,7 @@ class Pretrained(TextEncoder):
         self.masked = config.model_type == "t5"
         self.length = min(LENGTH, getattr(config, "max_position_embeddings", LENGTH))
         self.width, self.vocabulary = int(config.hidden_size), int(config.vocab_size)
-        self.fingerprint = _fingerprint(self.model.state_dict(), tokenizer)
+        self.fingerprint = fingerprint_of(self.model.state_dict(), tokenizer)
 
     def tokens(self, captions: Sequence[str]) -> np.ndarray:
         ids = np.empty((len(captions), self.length), dtype=np.int64)
@@ -99,7 +100,9 @@ class Pretrained(TextEncoder):
             return hidden * mask[:, :, None]
 
 
-def _fingerprint(state: Mapping[str, Tensor], tokenizer: Any) -> str:
+def fingerprint_of(
+    state: Mapping[str, Tensor], tokenizer: Any, unused: re.Pattern[str] = UNUSED
+) -> str:
     """Of weights and tokenizer, alike through all versions of transformers.
 
     The tokenizer is known by its vocabulary, and by what it does to some captions.
@@ -107,7 +110,7 @@ def _fingerprint(state: Mapping[str, Tensor], tokenizer: Any) -> str:
     weights = {  # some versions name CLIP's with a prefix
         key.removeprefix("text_model."): value
         for key, value in state.items()
-        if not UNUSED.fullmatch(key)
+        if not unused.fullmatch(key)
     }
     pieces = sorted(tokenizer.get_vocab().items())
     ids = [tokenizer(text)["input_ids"] for text in PROBES]
@@ -116,13 +119,15 @@ def _fingerprint(state: Mapping[str, Tensor], tokenizer: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _transformers() -> Any:
+def library() -> Any:
+    """The transformers library, quiet; SetupError where it is not there."""
     try:
         import transformers
         from transformers.utils import logging
     except ImportError:
         raise SetupError(
-            "text encoders other than 'words' need transformers: pip install 'sra2[text]'"
+            "CLIP and T5 need transformers: pip install 'sra2[text]' (the text encoder 'words' "
+            "does without)"
         ) from None
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -131,14 +136,33 @@ def _transformers() -> Any:
 
 def load_pretrained(name: str, device: torch.device, *, offline: bool) -> Pretrained:
     """A text network by hub name or folder; raises as `load_text_encoder`."""
-    library = _transformers()
-    local = Path(name).is_dir()
-    only = local or offline
+    model = load_network(
+        name, MODELS, unused=UNUSED, of=f"the text encoder '{name}'", offline=offline
+    )
+    tokenizer = load_tokenizer(name, vocabulary=model.config.vocab_size, offline=offline)
+    return Pretrained(name, model, tokenizer, device)
+
+
+def load_network(
+    name: str, kinds: Mapping[str, str], *, unused: re.Pattern[str], of: str, offline: bool
+) -> Any:
+    """A network of transformers by hub name or folder, in float32, whole and finite.
+
+    Args:
+        kinds: model_type of a config → class. unused: names of weights that may be missing or too
+            many. of: what errors call it.
+
+    Raises:
+        SetupError: there is none, it is of another kind, or its weights are not complete.
+        DataError: weights that are not finite.
+    """
+    transformers = library()
+    only = Path(name).is_dir() or offline
     try:
-        config = library.AutoConfig.from_pretrained(name, local_files_only=only)
-        kind = MODELS.get(config.model_type)
+        config = transformers.AutoConfig.from_pretrained(name, local_files_only=only)
+        kind = kinds.get(config.model_type)
         if kind is not None:
-            model, loaded = getattr(library, kind).from_pretrained(
+            model, loaded = getattr(transformers, kind).from_pretrained(
                 name,
                 local_files_only=only,
                 torch_dtype=torch.float32,
@@ -148,19 +172,15 @@ def load_pretrained(name: str, device: torch.device, *, offline: bool) -> Pretra
     except Exception as error:  # of a damaged file its readers raise anything
         reason = " ".join(str(error).split())[:200]
         raise SetupError(
-            f"cannot load the text encoder '{name}': {reason}; choose words, a hub name, or a "
-            "folder with config.json, weights and tokenizer"
+            f"cannot load {of}: {reason}; give a hub name, or a folder with config.json, weights "
+            "and tokenizer"
         ) from None
     if kind is None:
-        raise SetupError(
-            f"'{name}' is a network of kind {config.model_type}: text encoders are CLIP and T5"
-        )
+        raise SetupError(f"{of} is of kind {config.model_type}, not of {', '.join(kinds)}")
     keys = {*loaded["missing_keys"], *loaded["unexpected_keys"]}
-    unused = {key for key in keys if UNUSED.fullmatch(key)}
-    check_whole(f"the text encoder '{name}'", loaded, unused=unused)
-    check_finite(model.state_dict(), f"the text encoder '{name}'")
-    tokenizer = load_tokenizer(name, vocabulary=model.config.vocab_size, offline=offline)
-    return Pretrained(name, model, tokenizer, device)
+    check_whole(of, loaded, unused={key for key in keys if unused.fullmatch(key)})
+    check_finite(model.state_dict(), of)
+    return model
 
 
 def load_tokenizer(name: str, *, vocabulary: int, offline: bool) -> Any:
@@ -172,7 +192,7 @@ def load_tokenizer(name: str, *, vocabulary: int, offline: bool) -> Any:
     Raises:
         SetupError: there is none, or not one for this network.
     """
-    library = _transformers()
+    transformers = library()
     local = Path(name).is_dir()
     files = [file for file in TOKENIZERS if (Path(name) / file).is_file()]
     if local and not files:
@@ -180,7 +200,9 @@ def load_tokenizer(name: str, *, vocabulary: int, offline: bool) -> Any:
             f"{name} has no tokenizer: put {TOKENIZERS[0]} of the same network beside its weights"
         )
     try:
-        tokenizer = library.AutoTokenizer.from_pretrained(name, local_files_only=local or offline)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            name, local_files_only=local or offline
+        )
         tokenizer.padding_side = tokenizer.truncation_side = "right"
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -199,8 +221,8 @@ def load_tokenizer(name: str, *, vocabulary: int, offline: bool) -> Any:
 
 def clip_text_large() -> nn.Module:
     """The text half of CLIP ViT-L/14 without weights: for counting."""
-    library = _transformers()
+    transformers = library()
     sizes = {"hidden_size": 768, "intermediate_size": 3072, "projection_dim": 768}
-    config = library.CLIPTextConfig(**sizes, num_hidden_layers=12, num_attention_heads=12)
-    model: nn.Module = library.CLIPTextModel(config)
+    config = transformers.CLIPTextConfig(**sizes, num_hidden_layers=12, num_attention_heads=12)
+    model: nn.Module = transformers.CLIPTextModel(config)
     return model

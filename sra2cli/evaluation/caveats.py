@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+from sra2cli.data.images import CROPS
 from sra2cli.evaluation.extractors import Collected, Extractor
-from sra2cli.evaluation.image_sets import ImageSet, Seen
+from sra2cli.evaluation.image_sets import Crop, ImageSet, Seen
 from sra2cli.evaluation.metrics import IS_SPLIT
 from sra2cli.evaluation.reference import Reference
 from sra2cli.evaluation.scores import METRICS
 
 PAPERS_COUNT = 50_000
+TEXT_COUNT = 30_000  # the least that papers draw of MS-COCO's captions
 DIGITS_SIZE = (32, 32)
 
 
@@ -23,7 +25,10 @@ def caveats(
     left_out: Sequence[str] = (),
 ) -> list[str]:
     """One line for each reason to mistrust the metrics, worst first; [] if there is none."""
-    found = [*_of_counts(names, extractor, fake, real), *_of_sizes(extractor, images, real)]
+    counted = [name for name in names if METRICS[name].needs != "prompts"]
+    text = images.prompts is not None
+    found = _of_counts(counted, extractor, fake, real, text=text) if counted else []
+    found += _of_sizes(extractor, images, real) if counted else []
     if real is not None and isinstance(images, ImageSet):
         theirs = real.about.get("images", real.about).get("pixels_sha256")
         if images.sha256 == theirs:
@@ -43,6 +48,45 @@ def caveats(
     return found
 
 
+def of_prompts(
+    images: ImageSet | Seen,
+    readers: Sequence[Extractor],
+    real: Reference | None,
+    crop: str | None,
+) -> list[str]:
+    """The same, of images that were drawn of prompts.
+
+    crop: of the images that the network was trained on; None: not known.
+    """
+    if images.prompts is None:
+        return []
+    found, prompts = [], list(dict.fromkeys(images.prompts))
+    for reader in readers:
+        cut = 0 if reader.too_long is None else sum(reader.too_long(prompts))
+        if cut:
+            found.append(f"{reader.name} reads {cut:,} of {len(prompts):,} prompts in part alone")
+    if real is not None and _alone(real):
+        found.append(
+            f"{real.about['name']} holds mu and sigma alone: those of U-ViT for MS-COCO were made "
+            "with another resize to 299x299 than ADM's, which is ours, and FID against them is "
+            "another number: save statistics of the val images with --save-stats"
+        )
+    theirs = real.about.get("crop") if real is not None else None
+    kind = None if theirs is None else Crop.of(theirs).kind
+    if real is not None and crop in CROPS and kind not in (None, crop):
+        found.append(
+            f"{real.about['name']} was cropped as {kind}, what the network was trained on as "
+            f"{crop}: FID tells both apart (--crop {crop}:SIDE)"
+        )
+    return found
+
+
+def _alone(real: Reference) -> bool:
+    """Whether a reference is statistics of others, without a count or images."""
+    about = real.about
+    return bool(about.get("statistics_from_file")) and not (about["count"] or about.get("size"))
+
+
 def sorted_by_class(labels: Sequence[int]) -> bool:
     """Whether several classes come in one block each."""
     classes = len(set(labels))
@@ -50,21 +94,32 @@ def sorted_by_class(labels: Sequence[int]) -> bool:
 
 
 def _of_counts(
-    names: Sequence[str], extractor: Extractor, fake: Collected, real: Reference | None
+    names: Sequence[str],
+    extractor: Extractor,
+    fake: Collected,
+    real: Reference | None,
+    *,
+    text: bool,
 ) -> list[str]:
-    count, found = fake.count or 0, []
+    count = fake.count or 0
+    found: list[str] = []
     widths = [
         extractor.widths[METRICS[n].feature] for n in names if METRICS[n].needs == "statistics"
     ]
     if extractor.classifies and widths and count < 2 * max(widths):
         found.append(f"{count} samples are few for a Frechet distance: it comes out too high")
-    if not extractor.classifies and names:
+    if not extractor.classifies:
         if widths and count < max(widths):
             found.append(
                 f"{count:,} samples are fewer than the {max(widths):,} features: covariances are "
                 "of lower rank, and FID and sFID come out far too high"
             )
-        if count != PAPERS_COUNT:
+        if text and count < TEXT_COUNT:
+            found.append(
+                f"{count:,} samples, fewer than the {TEXT_COUNT:,} and more that papers draw of "
+                "MS-COCO's captions: not to be compared with their numbers"
+            )
+        if not text and count != PAPERS_COUNT:
             found.append(
                 f"{count:,} samples, not the {PAPERS_COUNT:,} of the papers: not to be compared "
                 "with their numbers"

@@ -9,7 +9,7 @@ from sra2cli.core.files import write_json
 from sra2cli.data.sources import CONVENTION, Choice, Source, is_pattern
 from sra2cli.data.sources.folder import FolderReader
 from sra2cli.data.sources.layout import is_image
-from sra2cli.evaluation.image_sets import ImageSet, from_source, open_images
+from sra2cli.evaluation.image_sets import Crop, ImageSet, from_source, open_images
 from sra2cli.evaluation.judge import Judge, Judging
 from sra2cli.evaluation.reference import check_target, save_reference
 from sra2cli.sampling.folder import image_file, record_of
@@ -46,7 +46,12 @@ def evaluate(
         device=device,
         first_stage=about["vae"]["fingerprint"] if about and "vae" in about else None,
         statistics_alone=save_stats is not None,
+        prompted=images.prompts is not None,
     )
+    if save_stats is not None and not judge.extractor.saved:
+        raise SetupError(
+            f"--save-stats: {', '.join(judge.names)} compare with no statistics; add fid"
+        )
     _ = judge.reference  # what is missing is said before images are looked at
     if save_stats is None:
         fake = judge.look(images.batches(judging.batch), labels)
@@ -54,7 +59,7 @@ def evaluate(
         fake = save_reference(
             save_stats,
             images,
-            judge.extractor,
+            judge.together,
             judge.needed(labels),
             crop=judging.crop,
             batch=judging.batch,
@@ -75,7 +80,7 @@ def result_file(samples: Path, names: Sequence[str]) -> Path:
 
 
 def open_samples(
-    samples: Path, crop: int | None, choice: Choice = CONVENTION
+    samples: Path, crop: Crop | None, choice: Choice = CONVENTION
 ) -> tuple[ImageSet, dict[str, Any] | None]:
     """The samples in order, and the record of `sra2 sample` in or beside them, if there is one."""
     if not samples.exists() and not is_pattern(samples):
@@ -86,7 +91,7 @@ def open_samples(
         raise SetupError(f"{samples} was drawn by sra2: its images are read in one way alone")
     if samples.is_dir() and about is not None:
         images = from_source(sample_source(samples, about), "samples", crop=crop)
-        images.labels = about.get("labels")
+        images.labels, images.prompts = about.get("labels"), about.get("prompts")
         return images, about
     images = open_images(samples, "samples", crop=crop, choice=choice)
     if samples.suffix.lower() != ".npz" or about is None:
@@ -94,6 +99,7 @@ def open_samples(
     if images.count != about["num"]:
         raise DataError(f"{samples} holds {images.count} images, {folder}'s record {about['num']}")
     images.labels = about.get("labels") or images.labels
+    images.prompts = about.get("prompts")
     return images, about
 
 

@@ -4,8 +4,8 @@ Images come in batches and are not kept: any iterator of uint8 batches will do, 
 .npz, or of a sampler that draws them.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ class Extractor:
         saved: feature → what follows "mu" and "sigma" in the keys of saved statistics.
         stand_in: name and maker of the images it is compared with where no reference is given.
         classifies: its classes are those of the samples, so that accuracy means something.
+        fits: features of images (N, width), for metrics that need prompts, and a prompt each →
+            number by name. too_long: whether it reads a prompt in part only.
         about: more of what results should say of it.
     """
 
@@ -38,7 +40,27 @@ class Extractor:
     run: Callable[[np.ndarray], dict[str, Tensor]]
     stand_in: tuple[str, Callable[[], np.ndarray]] | None = None
     classifies: bool = False
+    fits: Callable[[Tensor, Sequence[str]], dict[str, float]] | None = None
+    too_long: Callable[[Sequence[str]], list[bool]] | None = None
     about: dict[str, Any] = field(default_factory=dict)
+
+
+def side_by_side(first: Extractor, others: Sequence[Extractor], kept: Collection[str]) -> Extractor:
+    """The first network, with features of others among its own: one pass over the images.
+
+    Args:
+        kept: names of features that are wanted of the others.
+    """
+    if not others:
+        return first
+
+    def run(images: np.ndarray) -> dict[str, Tensor]:
+        found = first.run(images)
+        for other in others:
+            found |= {name: value for name, value in other.run(images).items() if name in kept}
+        return found
+
+    return replace(first, name=" and ".join(e.name for e in (first, *others)), run=run)
 
 
 def check_features(extractor: Extractor, features: Mapping[str, Tensor], first: int) -> None:

@@ -14,10 +14,40 @@ from sra2cli.core import console
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.prefetch import ahead
 from sra2cli.data import npz
-from sra2cli.data.images import center_crop, decode_image
+from sra2cli.data.images import CROPS, decode_image
 from sra2cli.data.sources import CONVENTION, Choice, Source, VanishedError, open_source
 
 DECODED = 64  # images that are decoded together, by threads
+ADM = "adm-center"
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A centre crop of images: to a side, as a row of `images.CROPS`."""
+
+    side: int
+    kind: str = ADM
+
+    @classmethod
+    def of(cls, text: str) -> "Crop":
+        """ "256", as ADM does, or "uvit-center:256"; SetupError for anything else."""
+        kind, side = [ADM, *text.split(":", 1)][-2:]
+        if kind not in CROPS or not side.isdecimal() or int(side) < 1:
+            raise SetupError(
+                f"--crop is a side above 0, or {' or '.join(CROPS)} before one, as "
+                f"uvit-center:256; not '{text}'"
+            )
+        return cls(int(side), kind)
+
+    def __str__(self) -> str:
+        return str(self.side) if self.kind == ADM else f"{self.kind}:{self.side}"
+
+    def fits(self, height: int, width: int) -> bool:
+        return (height, width) == (self.side, self.side)
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 → (side, side, 3)."""
+        return CROPS[self.kind](Image.fromarray(image), self.side)
 
 
 @dataclass(frozen=True)
@@ -34,6 +64,7 @@ class Seen:
     resized: int
     sha256: str
     left_out: tuple[str, ...] = ()
+    prompts: list[str] | None = None
 
 
 class ImageSet:
@@ -41,7 +72,8 @@ class ImageSet:
 
     Attributes:
         name: as the user gave it. kind: as messages call them ("samples", "reference images").
-        count: of the images. labels: their classes, where known.
+        count: of the images. labels: their classes, where known. prompts: what they were drawn of.
+        crop: that all go through.
         size: (H, W), None before the first image. resized: how many the crop has changed.
         left_out: lines about what is there but is no image of it.
     """
@@ -54,13 +86,14 @@ class ImageSet:
         labels: list[int] | None,
         read: Callable[[], Iterator[tuple[str, np.ndarray]]],
         *,
-        crop: int | None = None,
+        crop: Crop | None = None,
     ):
         self.name, self.kind, self.count, self.labels = name, kind, count, labels
+        self.prompts: list[str] | None = None
         self.size: tuple[int, int] | None = None
         self.resized = 0
         self.left_out: list[str] = []
-        self._read, self._crop = read, crop
+        self.crop, self._read = crop, read
         self._digest = hashlib.sha256()
 
     @property
@@ -87,9 +120,9 @@ class ImageSet:
 
     def _checked(self, name: str, image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]
-        if self._crop is not None and (height, width) != (self._crop, self._crop):
+        if self.crop is not None and not self.crop.fits(height, width):
             self.resized += 1
-            image = center_crop(Image.fromarray(image), self._crop)
+            image = self.crop(image)
             height, width = image.shape[:2]
         self.size = self.size or (height, width)
         if (height, width) != self.size:
@@ -102,12 +135,12 @@ class ImageSet:
 
 
 def open_images(
-    path: Path, kind: str, *, crop: int | None = None, choice: Choice = CONVENTION
+    path: Path, kind: str, *, crop: Crop | None = None, choice: Choice = CONVENTION
 ) -> ImageSet:
     """The images of an .npz, or of anything `sources.open_source` opens.
 
     Args:
-        crop: centre-crop to this side as ADM does; None: take them as they are.
+        crop: None: take them as they are.
         choice: how to read a source.
 
     Raises:
@@ -131,8 +164,8 @@ def open_images(
     return from_source(open_source(path, choice), kind, crop=crop)
 
 
-def from_source(source: Source, kind: str, *, crop: int | None = None) -> ImageSet:
-    """The images of a source."""
+def from_source(source: Source, kind: str, *, crop: Crop | None = None) -> ImageSet:
+    """The images of a source; where it gives captions, the first of each is its prompt."""
     if source.kind != "images":
         raise SetupError(f"{source.root} holds latents: images are needed")
     for note in source.said:
@@ -143,6 +176,8 @@ def from_source(source: Source, kind: str, *, crop: int | None = None) -> ImageS
         str(source.root), kind, len(source), source.labels, lambda: _decoded(source), crop=crop
     )
     images.left_out = source.left_out
+    if source.captions is not None:
+        images.prompts = [captions[0] for captions in source.captions]
     return images
 
 

@@ -3,7 +3,7 @@
 Three ask it: `sra2 eval` of images (evaluate), of a network (network_judge), and a training.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +17,17 @@ from sra2cli.core import console
 from sra2cli.core.environment import environment
 from sra2cli.core.errors import SetupError
 from sra2cli.evaluation import scores
-from sra2cli.evaluation.caveats import caveats
-from sra2cli.evaluation.extractors import Collected, Extractor, Wanted, features_of
-from sra2cli.evaluation.image_sets import ImageSet, Seen
+from sra2cli.evaluation.caveats import caveats, of_prompts
+from sra2cli.evaluation.extractors import (
+    Collected,
+    Extractor,
+    Wanted,
+    features_of,
+    side_by_side,
+)
+from sra2cli.evaluation.image_sets import Crop, ImageSet, Seen
 from sra2cli.evaluation.metrics import IS_SPLIT, NEIGHBOURS, Distances
-from sra2cli.evaluation.networks import NETWORKS, open_extractor
+from sra2cli.evaluation.networks import NETWORKS, Opening, open_extractors
 from sra2cli.evaluation.reference import (
     Reference,
     describe,
@@ -65,23 +71,38 @@ class Judging:
     metric: names of scores.METRICS, with commas; None: see `choose`.
     ref: an ADM .npz, or a source of images; None: the network's own stand-in.
     weights: of Inception; None: where torch-fidelity keeps them.
-    crop: centre-crop all images to this side, as ADM does.
+    pickscore_model, clip_model: folder or hub name; None: those of the papers.
+    offline: never touch the network.
+    crop: of all images.
     batch: images at a time, also of those that are drawn.
     """
 
     metric: str | None = None
     ref: str | None = None
     weights: Path | None = None
-    crop: int | None = None
+    pickscore_model: str | None = None
+    clip_model: str | None = None
+    offline: bool = False
+    crop: Crop | None = None
     distances: Distances = "float16"
     batch: int = BATCH
 
     def check(self) -> None:
         """SetupError for what means nothing, before any file is opened."""
-        if self.batch < 1 or (self.crop is not None and self.crop < 1):
-            raise SetupError("--batch and --crop must be above 0")
-        if self.metric is not None:
-            scores.parse(self.metric)
+        if self.batch < 1:
+            raise SetupError("--batch must be above 0")
+        names = () if self.metric is None else scores.parse(self.metric)
+        for option, model, metric in (
+            ("--pickscore-model", self.pickscore_model, "pickscore"),
+            ("--clip-model", self.clip_model, "clip-score"),
+        ):
+            if model is not None and metric not in names:
+                raise SetupError(f"{option} is for --metrics {metric}")
+
+    def opening(self, device: str) -> Opening:
+        """How the networks of metrics are opened."""
+        models = {"pickscore": self.pickscore_model, "clip": self.clip_model}
+        return Opening(self.weights, device, models, self.offline)
 
 
 class Judge:
@@ -90,9 +111,12 @@ class Judge:
     Args:
         first_stage: fingerprint of the first stage of what was trained; None: not known.
         statistics_alone: no metric is asked for.
+        prompted: whether there is a prompt of each image, or nothing where that is seen later.
 
     Attributes:
         names: of the metrics. left_out: those that the reference has not enough for.
+        extractor: what compares with a reference, if anything does. beside: networks of metrics
+            that need prompts. together: all of them.
 
     Raises:
         SetupError: no such metric, one that does not fit what was trained, no weights for it.
@@ -105,14 +129,18 @@ class Judge:
         device: str,
         first_stage: str | None = None,
         statistics_alone: bool = False,
+        prompted: bool | None = None,
     ):
         judging.check()
         self.judging, self.device = judging, device
         names = choose(judging, first_stage, statistics_alone=statistics_alone)
-        self.extractor = open_extractor(names, judging.weights, device)
+        if prompted is not None:
+            refuse_unprompted(names, prompted)
+        self.extractor, *self.beside = open_extractors(names, judging.opening(device))
         lack = {} if judging.metric else lacking(judging.ref, self.extractor, names)
         self.left_out = list(lack)
         self.names = tuple(name for name in names if name not in self.left_out)
+        self.together = side_by_side(self.extractor, self.beside, scores.wanted(self.names).rows)
 
     @cached_property
     def reference(self) -> Reference | None:
@@ -131,16 +159,23 @@ class Judge:
 
     def look(self, batches: Iterable[np.ndarray], labels: list[int] | None) -> Collected:
         """What is needed of images that come in uint8 batches (B, H, W, 3)."""
-        return features_of(self.extractor, batches, self.needed(labels))
+        return features_of(self.together, batches, self.needed(labels))
 
-    def values(self, fake: Collected) -> dict[str, float]:
-        """The metrics."""
+    def values(self, fake: Collected, prompts: Sequence[str] | None = None) -> dict[str, float]:
+        """The metrics; prompts: of each image, for metrics that need them."""
+        networks = {
+            feature: extractor.fits
+            for extractor in (self.extractor, *self.beside)
+            if extractor.fits is not None
+            for feature in extractor.widths
+        }
         return scores.values(
             self.names,
             fake,
             self.reference.kept if self.reference else None,
             distances=self.judging.distances,
             device="cpu" if self.extractor.classifies else self.device,
+            prompted=None if prompts is None else scores.Prompted(prompts, networks),
         )
 
     def result(
@@ -160,11 +195,12 @@ class Judge:
         result = {
             "samples": images.name,
             "metric": ",".join(names),
-            **self.values(fake),
+            **self.values(fake, images.prompts),
             **record(images, self.extractor, real, fake, labels),
+            **({"beside": [described(e) for e in self.beside]} if self.beside else {}),
             "settings": {
                 "metrics": list(names),
-                "crop": judging.crop,
+                "crop": judging.crop and str(judging.crop),
                 "batch": judging.batch,
                 "is_split": IS_SPLIT,
                 "neighbours": NEIGHBOURS,
@@ -174,13 +210,30 @@ class Judge:
                     "distances": judging.distances,
                 },
             },
-            "warnings": caveats(names, self.extractor, images, fake, real, left_out=self.left_out),
+            "warnings": self.warnings(images, fake, how or {}),
             "how": how,
             "environment": environment("cpu" if self.extractor.classifies else self.device),
         }
         for warning in result["warnings"]:
             console.warn(warning)
         return result
+
+    def warnings(self, images: ImageSet | Seen, fake: Collected, how: dict[str, Any]) -> list[str]:
+        """What would mislead."""
+        found = caveats(
+            self.names, self.extractor, images, fake, self.reference, left_out=self.left_out
+        )
+        readers = (self.extractor, *self.beside)
+        return [*found, *of_prompts(images, readers, self.reference, how.get("crop"))]
+
+
+def refuse_unprompted(names: Sequence[str], prompted: bool) -> None:
+    """SetupError where metrics need prompts that are not there."""
+    if not prompted and (need := scores.of_prompts(names)):
+        raise SetupError(
+            f"{', '.join(need)}: for images that were drawn of prompts, which these were not: draw "
+            "with --prompt or --prompts, or leave it out of --metrics"
+        )
 
 
 def choose(judging: Judging, first_stage: str | None, *, statistics_alone: bool) -> tuple[str, ...]:
@@ -194,7 +247,7 @@ def choose(judging: Judging, first_stage: str | None, *, statistics_alone: bool)
     """
     if judging.metric is not None:
         names = scores.parse(judging.metric)
-        network = NETWORKS[scores.METRICS[names[0]].network]
+        network = NETWORKS[scores.networks_of(names)[0]]
         if network.knows is not None and first_stage not in (None, network.knows):
             raise SetupError(
                 f"{names[0]} knows {network.of} alone, which this was not trained on: "
@@ -213,6 +266,11 @@ def choose(judging: Judging, first_stage: str | None, *, statistics_alone: bool)
     raise uncompared(scores.PAPERS, "a folder of images; or --metrics is")
 
 
+def described(extractor: Extractor) -> dict[str, Any]:
+    """What results say of a network."""
+    return {"name": extractor.name, "fingerprint": extractor.fingerprint, **extractor.about}
+
+
 def record(
     images: ImageSet | Seen,
     extractor: Extractor,
@@ -225,11 +283,7 @@ def record(
         "count": fake.count,
         "reference": real and real.about["name"],
         "reference_count": real and real.kept.count,
-        "extractor": {
-            "name": extractor.name,
-            "fingerprint": extractor.fingerprint,
-            **extractor.about,
-        },
+        "extractor": described(extractor),
         "samples_about": describe(images),
         "reference_about": real and real.about,
     }

@@ -12,12 +12,11 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -28,13 +27,15 @@ from sra2cli.core import console, pictures
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.files import hold, is_full, listing_digest, sync, utf8, write_json
 from sra2cli.core.processes import Group
-from sra2cli.data.images import center_crop
 from sra2cli.evaluation.extractors import Collected, Collector, Extractor, Wanted, check_features
 from sra2cli.evaluation.image_sets import Seen
-from sra2cli.evaluation.judge import Judge, Judging, Result
+from sra2cli.evaluation.judge import Judge, Judging, Result, refuse_unprompted
 from sra2cli.runs.network import Network
 from sra2cli.sampling.sample import Drawing, Options, plan
 from sra2cli.sampling.settings import Sampling
+
+MODELS = ("pickscore_model", "clip_model")  # of Judging
+FILES = ("ref", "weights", *MODELS)
 
 
 class NetworkJudge:
@@ -77,13 +78,16 @@ class NetworkJudge:
             raise SetupError(f"--num is at least 2, not {num}: statistics need two images")
         group, judging, judged = self.group, self.judging, self.judged
         drawing = plan(source, num, sampling, options, group)
-        about, labels = drawing.about, drawing.labels
+        about, labels, prompts = drawing.about, drawing.labels, drawing.prompts
+        refuse_unprompted(judged.names, prompts is not None)
         asked = {**about, "source": None, **fingerprints(judging)}
         asked |= {"metric": ",".join(judged.names), "network": judged.extractor.fingerprint}
+        if judged.beside:
+            asked["beside"] = [extractor.fingerprint for extractor in judged.beside]
         asked |= {"sra2": __version__}
         folder = out or results_folder(drawing.network)
         file = folder / f"{drawing.name}-{digest_of(asked)}.json"
-        parts = Parts(file, num, judging, judged.extractor, judged.needed(labels))
+        parts = Parts(file, num, judging, judged.together, judged.needed(labels))
         group.meet(folder, about=asked)
         row: dict[str, Any] | None = group.share(known(file, asked) if group.main else None)
         if row is not None:
@@ -100,7 +104,7 @@ class NetworkJudge:
             parts.fill(drawing, group)
             group.wait()
             if group.main:
-                fake, seen = parts.collect(str(source), labels)
+                fake, seen = parts.collect(str(source), labels, prompts)
                 row = judged.result(seen, fake, labels=labels, how=about)
                 row |= {"file": str(file), "asked": asked}
                 write_json(file, row)
@@ -153,9 +157,9 @@ class Parts:
 
     def write(self, part: Sequence[int], images: np.ndarray) -> None:
         """The features of one part, whole or not at all."""
-        resized = self.crop is not None and images.shape[1] != self.crop
+        resized = self.crop is not None and not self.crop.fits(*images.shape[1:3])
         if self.crop is not None and resized:
-            images = np.stack([center_crop(Image.fromarray(i), self.crop) for i in images])
+            images = np.stack([self.crop(image) for image in images])
         if part[0] == 0:
             pictures.save(pictures.grid(list(images[:100]), columns=10), self.preview)
         found = self.extractor.run(images)
@@ -174,7 +178,9 @@ class Parts:
         sync(scratch)
         scratch.replace(self.file(part))
 
-    def collect(self, source: str, labels: list[int] | None) -> tuple[Collected, Seen]:
+    def collect(
+        self, source: str, labels: list[int] | None, prompts: list[str] | None = None
+    ) -> tuple[Collected, Seen]:
         """What is wanted of all features, and what was seen of the images."""
         collector, digest = Collector(self.extractor, self.need), hashlib.sha256()
         size: tuple[int, int] | None = None
@@ -185,7 +191,8 @@ class Parts:
             height, width = json.loads(about["size"])
             size = (height, width)
             resized += int(about["resized"])
-        return collector.finish(), Seen(source, self.num, labels, size, resized, digest.hexdigest())
+        seen = Seen(source, self.num, labels, size, resized, digest.hexdigest(), prompts=prompts)
+        return collector.finish(), seen
 
     def read(self) -> Iterator[tuple[dict[str, Tensor], dict[str, str]]]:
         """Features and record of each part, in order."""
@@ -225,8 +232,11 @@ def known(file: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
 def fingerprints(judging: Judging) -> dict[str, str]:
     """Settings as text; files with sizes and dates, so that a changed reference is seen."""
     found = {}
-    for name, value in sorted(asdict(judging).items()):
+    values = {field.name: getattr(judging, field.name) for field in fields(judging)}
+    for name, value in sorted(values.items()):
+        if name == "offline" or (name in MODELS and value is None):
+            continue  # what older results do not say either
         found[name] = str(value)
-        if value is not None and name in ("ref", "weights"):
+        if value is not None and name in FILES:
             found[name] += f" ({listing_digest(str(value))})"
     return found

@@ -1,24 +1,39 @@
 """The networks that metrics look through: a row each."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sra2cli.data.digits import FIRST_STAGE
 from sra2cli.evaluation import scores
 from sra2cli.evaluation.extractors import Extractor, digits_extractor
 from sra2cli.evaluation.inception import inception_extractor
+from sra2cli.evaluation.pickscore import CLIP, PICKSCORE, clip_extractor, pickscore_extractor
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How networks are opened. weights: of Inception, a file. models: folder or hub name of others,
+    by network. offline: never touch the network."""
+
+    weights: Path | None = None
+    device: str = "cpu"
+    models: Mapping[str, str | None] = field(default_factory=dict)
+    offline: bool = False
+
+    def model(self, network: str, default: str) -> str:
+        return self.models.get(network) or default
 
 
 @dataclass(frozen=True)
 class JudgeNetwork:
-    """A row. open(weights, device): the network, on its device.
+    """A row. open: the network, on its device.
 
     metrics: that are asked for where nothing else is. knows: fingerprint of the first stage of the
     only images it means something for, and of what they are; None: it knows any.
     """
 
-    open: Callable[[Path | None, str], Extractor]
+    open: Callable[[Opening], Extractor]
     metrics: tuple[str, ...]
     knows: str | None = None
     of: str = ""
@@ -26,15 +41,24 @@ class JudgeNetwork:
 
 NETWORKS: dict[str, JudgeNetwork] = {  # by their names in scores.METRICS
     "inception": JudgeNetwork(
-        lambda weights, device: inception_extractor(weights, device=device), scores.PAPERS
+        lambda how: inception_extractor(how.weights, device=how.device), scores.PAPERS
     ),
     "digits": JudgeNetwork(
-        lambda weights, device: digits_extractor(), ("fd-digits",), FIRST_STAGE, "the digits"
+        lambda how: digits_extractor(), ("fd-digits",), FIRST_STAGE, "the digits"
+    ),
+    "pickscore": JudgeNetwork(
+        lambda how: pickscore_extractor(
+            how.model("pickscore", PICKSCORE), device=how.device, offline=how.offline
+        ),
+        ("pickscore",),
+    ),
+    "clip": JudgeNetwork(
+        lambda how: clip_extractor(how.model("clip", CLIP), device=how.device, offline=how.offline),
+        ("clip-score",),
     ),
 }
 
 
-def open_extractor(names: Sequence[str], weights: Path | None, device: str) -> Extractor:
-    """The network of the metrics; Inception where there are none."""
-    network = scores.METRICS[names[0]].network if names else "inception"
-    return NETWORKS[network].open(weights, device)
+def open_extractors(names: Sequence[str], how: Opening) -> list[Extractor]:
+    """The networks of the metrics, as `scores.networks_of`; Inception where there are none."""
+    return [NETWORKS[network].open(how) for network in scores.networks_of(names) or ("inception",)]

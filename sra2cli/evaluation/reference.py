@@ -18,7 +18,7 @@ from sra2cli.evaluation.extractors import (
     Wanted,
     features_of,
 )
-from sra2cli.evaluation.image_sets import ImageSet, Seen, from_array, open_images
+from sra2cli.evaluation.image_sets import Crop, ImageSet, Seen, from_array, open_images
 from sra2cli.evaluation.metrics import Statistics
 from sra2cli.evaluation.scores import METRICS, wanted
 
@@ -39,6 +39,7 @@ class Saved(TypedDict):
     format: Literal["sra2-reference"]
     count: Count
     size: NotRequired[list[Count] | None]
+    crop: NotRequired[Count | str | None]
     extractor: Network
 
 
@@ -59,7 +60,7 @@ def is_npz(ref: str) -> bool:
 
 def compared(metrics: Sequence[str]) -> list[str]:
     """The metrics that need a reference."""
-    return [name for name in metrics if METRICS[name].needs != "score"]
+    return [name for name in metrics if METRICS[name].needs in ("statistics", "rows")]
 
 
 def lacking(ref: str | None, extractor: Extractor, metrics: Sequence[str]) -> dict[str, str]:
@@ -97,21 +98,20 @@ def open_reference(
     extractor: Extractor,
     metrics: Sequence[str],
     *,
-    crop: int | None = None,
+    crop: Crop | None = None,
     batch: int,
 ) -> Reference | None:
     """What the metrics need of the reference; None if that is nothing.
 
     Args:
         ref: an .npz, a folder or archive of images; None: the network's stand-in.
-        crop: centre-crop images to this side as ADM does.
+        crop: of images.
 
     Raises:
         SetupError: no reference, or one without what a metric needs.
         DataError: it is damaged, or its statistics cannot be.
     """
-    need = wanted(metrics)
-    need = Wanted(need.moments, need.rows)
+    need = wanted(compared(metrics))
     if not need:
         return None
     if ref is not None and is_npz(ref):
@@ -134,6 +134,7 @@ def describe(images: ImageSet | Seen) -> dict[str, Any]:
         "count": images.count,
         "size": size,
         "resized": images.resized,
+        **({"crop": str(images.crop)} if isinstance(images, ImageSet) and images.crop else {}),
         **({"left_out": list(images.left_out)} if images.left_out else {}),
         "batches_sha256" if isinstance(images, Seen) else "pixels_sha256": images.sha256,
     }
@@ -145,7 +146,7 @@ def _from_npz(
     metrics: Sequence[str],
     need: Wanted,
     *,
-    crop: int | None,
+    crop: Crop | None,
     batch: int,
 ) -> Reference:
     check_reference(str(path), extractor, metrics)
@@ -168,6 +169,8 @@ def _from_npz(
     }
     if meta.get("size"):
         about["size"] = meta["size"]
+    if meta.get("crop"):
+        about["crop"] = str(meta["crop"])
     statistics = {}
     for feature in sorted(need.moments):
         suffix = extractor.saved[feature]
@@ -202,7 +205,7 @@ def save_reference(
     extractor: Extractor,
     need: Wanted,
     *,
-    crop: int | None,
+    crop: Crop | None,
     batch: int,
 ) -> Collected:
     """What is wanted of images, whose statistics are written under ADM's keys on the way.
@@ -219,7 +222,7 @@ def save_reference(
         about = {
             "format": FORMAT,
             **describe(images),
-            "crop": crop,
+            "crop": crop and str(crop),
             "extractor": {"name": extractor.name, "fingerprint": extractor.fingerprint},
             "images": f"{kept} of {images.count}, evenly spaced",
         }

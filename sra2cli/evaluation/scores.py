@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from torch import Tensor
+
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.evaluation.extractors import Collected, Wanted
 from sra2cli.evaluation.metrics import (
@@ -17,16 +19,32 @@ from sra2cli.evaluation.metrics import (
 )
 
 
+@dataclass(frozen=True)
+class Prompted:
+    """What each sample was drawn of; networks: feature → what says how images fit their prompts."""
+
+    prompts: Sequence[str]
+    networks: Mapping[str, Callable[[Tensor, Sequence[str]], dict[str, float]]]
+
+
 class Compared:
-    """Samples beside a reference, as metrics see them.
+    """Samples beside a reference, and beside their prompts, as metrics see them.
 
     distances: type of the distances of precision and recall; float16 as ADM.
     """
 
-    def __init__(self, fake: Collected, real: Collected | None, distances: Distances, device: str):
+    def __init__(
+        self,
+        fake: Collected,
+        real: Collected | None,
+        distances: Distances,
+        device: str,
+        prompted: Prompted | None = None,
+    ):
         self.fake, self.distances, self.device = fake, distances, device
-        self._real = real
+        self._real, self._prompted = real, prompted
         self._pairs: dict[str, tuple[float, float]] = {}
+        self._fits: dict[str, dict[str, float]] = {}
 
     @property
     def real(self) -> Collected:
@@ -45,6 +63,19 @@ class Compared:
             self._pairs[feature] = precision_recall(a, b, dtype=self.distances, device=self.device)
         return self._pairs[feature]
 
+    def fits(self, feature: str) -> dict[str, float]:
+        """How images fit their prompts, in the numbers that come together."""
+        if feature not in self._fits:
+            assert self._prompted is not None  # refused before images were looked at
+            network = self._prompted.networks[feature]
+            self._fits[feature] = network(self.fake.rows[feature], self._prompted.prompts)
+        return self._fits[feature]
+
+
+def fit(name: str) -> Callable[[Compared, str], float]:
+    """A number of how images fit their prompts, as the network of the feature calls it."""
+    return lambda compared, feature: compared.fits(feature)[name]
+
 
 def frechet(compared: Compared, feature: str) -> float:
     return frechet_distance(compared.fake.statistics[feature], compared.real.statistics[feature])
@@ -60,12 +91,13 @@ class Metric:
     """A row of the table.
 
     network: of networks.NETWORKS. needs: statistics and rows are needed of samples and reference,
-    the score of samples alone. compute(compared, feature): the number.
+    the score of samples alone, prompts of samples beside their rows. compute(compared, feature):
+    the number.
     """
 
     network: str
     feature: str
-    needs: Literal["statistics", "rows", "score"]
+    needs: Literal["statistics", "rows", "score", "prompts"]
     better: Literal["↓", "↑"]
     compute: Callable[[Compared, str], float]
 
@@ -78,26 +110,42 @@ METRICS = {
     "recall": Metric("inception", "pool", "rows", "↑", lambda c, f: c.neighbours(f)[1]),
     "kid": Metric("inception", "pool", "rows", "↓", kernel),
     "fd-digits": Metric("digits", "features", "statistics", "↓", frechet),
+    "pickscore": Metric("pickscore", "pickscore", "prompts", "↑", fit("pickscore")),
+    "clip-score": Metric("clip", "clip-score", "prompts", "↑", fit("clip-score")),
 }
 BETTER = {**{name: row.better for name, row in METRICS.items()}, "accuracy": "↑"}
 PAPERS = ("fid", "sfid", "is", "precision", "recall")  # what papers of this family report
 
 
 def parse(text: str) -> tuple[str, ...]:
-    """ "fid,is" → names of the table; SetupError for an unknown one, or two networks."""
+    """ "fid,is" → names of the table; SetupError for an unknown one, or two networks.
+
+    Metrics that need prompts go with any other.
+    """
     names = tuple(dict.fromkeys(part.strip().lower() for part in text.split(",")))
     for name in names:
         if name not in METRICS:
             close = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.5)
             hint = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(METRICS)}"
             raise SetupError(f"unknown metric '{name}'; {hint}")
-    networks = {METRICS[name].network: name for name in names}
+    networks = {METRICS[n].network: n for n in names if METRICS[n].needs != "prompts"}
     if len(networks) > 1:
         raise SetupError(
             f"{' and '.join(networks.values())} look at images through different networks: "
             "ask for them in two commands"
         )
     return names
+
+
+def networks_of(names: Sequence[str]) -> tuple[str, ...]:
+    """What metrics look through; first the network of those that need no prompts, if any do."""
+    rows = sorted((METRICS[name] for name in names), key=lambda row: row.needs == "prompts")
+    return tuple(dict.fromkeys(row.network for row in rows))
+
+
+def of_prompts(names: Sequence[str]) -> list[str]:
+    """The metrics that need prompts."""
+    return [name for name in names if METRICS[name].needs == "prompts"]
 
 
 def with_accuracy(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -111,7 +159,7 @@ def wanted(names: Sequence[str]) -> Wanted:
     rows = [METRICS[name] for name in names]
     return Wanted(
         frozenset(row.feature for row in rows if row.needs == "statistics"),
-        frozenset(row.feature for row in rows if row.needs == "rows"),
+        frozenset(row.feature for row in rows if row.needs in ("rows", "prompts")),
         any(row.needs == "score" for row in rows),
     )
 
@@ -123,13 +171,14 @@ def values(
     *,
     distances: Distances = "float16",
     device: str = "cpu",
+    prompted: Prompted | None = None,
 ) -> dict[str, float]:
     """The metrics of samples against a reference, in the order asked for.
 
-    real: None where no metric needs one. DataError: too few images for neighbours, or a metric
-    that is not finite.
+    real, prompted: None where no metric needs them. DataError: too few images for neighbours, or a
+    metric that is not finite.
     """
-    compared = Compared(fake, real, distances, device)
+    compared = Compared(fake, real, distances, device, prompted)
     found = {name: METRICS[name].compute(compared, METRICS[name].feature) for name in names}
     for name, value in found.items():
         if not math.isfinite(value):

@@ -105,7 +105,11 @@ class Drawing:
         if prompts is None or prompts.encoder is None:
             return {}
         encoder = prompts.encoder
-        return {"text_encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint}}
+        store = self.network.store
+        return {
+            "text_encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
+            **({"crop": store.crop} if store else {}),  # of what it was trained on
+        }
 
     @property
     def name(self) -> str:

@@ -21,7 +21,7 @@ from sra2cli.data.sources import open_source
 from sra2cli.data.store import Store
 from sra2cli.encoders.open import open_first_stage
 from sra2cli.evaluation import scores
-from sra2cli.evaluation.networks import NETWORKS, open_extractor
+from sra2cli.evaluation.networks import NETWORKS, Opening, open_extractors
 from sra2cli.evaluation.reference import check_reference, compared, is_npz, uncompared
 from sra2cli.extraction.extract import extract
 from sra2cli.extraction.makers import Options
@@ -175,14 +175,15 @@ def judging(base: Recipe, how: How, steps: Sequence[int]) -> Judged:
 
 def check_judging(names: Sequence[str], how: How) -> None:
     """Refuse a missing reference, one that lacks something, and missing weights."""
-    stands_in = NETWORKS[scores.METRICS[names[0]].network].knows is not None
+    stands_in = NETWORKS[scores.networks_of(names)[0]].knows is not None
     if how.ref is None and compared(names) and not stands_in:
         raise uncompared(compared(names), "images")
     if how.ref is not None and not is_npz(how.ref):
         open_source(Path(how.ref))
     elif how.ref is not None and not Path(how.ref).exists():
         raise SetupError(f"no reference {how.ref}")
-    check_reference(how.ref, open_extractor(names, how.weights, "cpu"), names)
+    extractor, *_ = open_extractors(names, Opening(how.weights))
+    check_reference(how.ref, extractor, names)
 
 
 def slots(base: Recipe, how: How) -> list[Mapping[str, str]]:

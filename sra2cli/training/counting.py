@@ -17,7 +17,8 @@ from sra2cli import align
 from sra2cli.align.contract import AlignInputs, Alignment
 from sra2cli.config.settings import Recipe
 from sra2cli.data.conditions import CONDITIONS
-from sra2cli.encoders import image
+from sra2cli.encoders import image, text_networks
+from sra2cli.evaluation import pickscore
 from sra2cli.models.build import build, shape_of
 from sra2cli.models.contract import Condition, Shape
 
@@ -53,11 +54,14 @@ class MethodCost:
         return self.macs / self.network.macs - 1
 
 
-def method_cost(recipe: Recipe, *, stored_features: bool = False) -> MethodCost:
+def method_cost(
+    recipe: Recipe, *, stored_features: bool = False, text_encoder: str | None = None
+) -> MethodCost:
     """Count a recipe.
 
     Args:
         stored_features: encoder features are read from the store, and no encoder runs.
+        text_encoder: runs on captions in the step; None: none does.
     """
     shape = shape_of(recipe)
     heads: dict[str, Cost] = {}
@@ -81,7 +85,51 @@ def method_cost(recipe: Recipe, *, stored_features: bool = False) -> MethodCost:
             encoder = image.dinov2_base(shape.side)
             pixels = torch.zeros(1, 3, 14 * shape.side, 14 * shape.side)
             external["dinov2_b14"] = Cost(parameters(encoder), macs(lambda: encoder(pixels)))
+    text = None if text_encoder is None else text_cost(text_encoder)
+    if text is not None:
+        external["text_encoder"] = text
     return MethodCost(network, heads, external)
+
+
+def text_cost(name: str) -> Cost | None:
+    """What reading a caption costs, at 77 tokens; None for a text encoder that is not known here.
+
+    Causal attention counts in full.
+    """
+    if name == "words":
+        return Cost(0, 0)
+    if name != text_networks.CLIP_LARGE:
+        return None
+    with torch.device("meta"):
+        model = text_networks.clip_text_large()
+        ids = torch.zeros(1, text_networks.LENGTH, dtype=torch.int64)
+        return Cost(parameters(model), macs(lambda: model(input_ids=ids)))
+
+
+def pickscore_cost() -> dict[str, Cost]:
+    """PickScore's network: "vision" for an image at 224 pixels, "text" for a prompt of 77 tokens,
+    each with its projection, and "whole", which has a scale beside both."""
+    with torch.device("meta"):
+        model: Any = pickscore.clip_huge()
+        pixels = torch.zeros(1, 3, 224, 224)
+        ids = torch.zeros(1, text_networks.LENGTH, dtype=torch.int64)
+
+        def see() -> None:
+            model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
+
+        def read() -> None:
+            model.text_projection(model.text_model(input_ids=ids).pooler_output)
+
+        halves = {
+            "vision": ((model.vision_model, model.visual_projection), see),
+            "text": ((model.text_model, model.text_projection), read),
+        }
+        found = {
+            name: Cost(sum(map(parameters, parts)), macs(run))
+            for name, (parts, run) in halves.items()
+        }
+    both = sum(half.macs for half in found.values())
+    return {**found, "whole": Cost(parameters(model), both)}
 
 
 def one_sample(method: Alignment, shape: Shape, taught: list[int]) -> Tensor:

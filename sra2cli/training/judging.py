@@ -38,15 +38,21 @@ class TrainingJudge:
             self.sampling = replace(self.sampling, labels="random", prompts=prompts)
         self._first_stage = open_first_stage(info.vae, device=device, offline=offline)
         self._first_stage.check_store(info, "this store")
-        judging = Judging(metric=log.eval_metrics, ref=log.eval_ref)
-        self._judge = Judge(judging, device=device, first_stage=info.vae_fingerprint)
+        judging = Judging(metric=log.eval_metrics, ref=log.eval_ref, offline=offline)
+        self._judge = Judge(
+            judging,
+            device=device,
+            first_stage=info.vae_fingerprint,
+            prompted=self.sampling.prompts is not None,
+        )
         _ = self._judge.reference
 
     def judge(self, model: Backbone) -> dict[str, Any]:
         """The metrics, and how the images were drawn."""
         found = self._judge.look(self._images(model), None)
-        sampling = self.sampling.to_dict()
-        return {**self._judge.values(found), "count": self.count, "sampling": sampling}
+        sampling, prompts = self.sampling.to_dict(), self.sampling.prompts
+        texts = None if prompts is None else prompts.texts(range(self.count), self.sampling.seed)
+        return {**self._judge.values(found, texts), "count": self.count, "sampling": sampling}
 
     def _images(self, model: Backbone) -> Iterator[np.ndarray]:
         with console.progress("evaluation", self.count) as bar:
