@@ -1,0 +1,1 @@
+"""sra2 demo: the whole pipeline on data that need no download."""
