@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 TWO := -n 2 --dist worksteal # tests at a time: their networks are small, and most wait for processes
 
-.PHONY: setup demo test test-all lint bench
+.PHONY: setup demo demo-text test test-all lint bench
 
 setup: $(STAMP)
 
@@ -16,6 +16,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/sra2 demo
+
+demo-text: setup
+	$(BIN)/sra2 demo --text
 
 test: setup
 	$(BIN)/python -m pytest $(TWO) -m "not slow"

@@ -14,7 +14,7 @@ import torch
 from conftest import finished, one_line
 from safetensors.torch import load_file
 
-from sra2cli import demo
+from sra2cli.demo import digits as demo
 from sra2cli.runs.run import Run
 
 STEPS = 12

@@ -10,16 +10,24 @@ from sra2cli.cli.app import app, user_errors
 
 @app.command()
 def demo(
-    out: Annotated[Path, o.where("Where everything goes.")] = Path("runs/demo"),
+    out: Annotated[
+        Path | None, o.where("Where everything goes. [default: runs/demo, runs/demo-text]")
+    ] = None,
+    text: Annotated[
+        bool, o.what("Emoji and their names: text to image, instead of digits.", "--text")
+    ] = False,
     seed: Annotated[int, o.how("Of both runs.", min=0, max=2**63 - 1)] = 0,
     steps: Annotated[int, o.how("Training steps of each run.", min=2)] = 2400,
     json: o.Json = False,
 ) -> None:
-    """The whole pipeline on real handwritten digits, on a laptop, in minutes."""
+    """The whole pipeline on a laptop, in minutes: on handwritten digits, or on captions."""
     with user_errors():
-        from sra2cli import demo as room
-
-        result = room.demo(out, in_process, seed=seed, steps=steps)
+        if text:
+            from sra2cli.demo.text import demo as carry_out
+        else:
+            from sra2cli.demo.digits import demo as carry_out
+        out = out or Path("runs", "demo-text" if text else "demo")
+        result = carry_out(out, in_process, seed=seed, steps=steps)
         if json:
             from sra2cli.core import console
 

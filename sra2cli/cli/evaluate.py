@@ -152,7 +152,7 @@ def evaluate(
         start_processes(processes, device)
         from sra2cli.evaluation import sweep
         from sra2cli.evaluation.judge import Judging
-        from sra2cli.sampling.sample import Options
+        from sra2cli.sampling.opening import Options
         from sra2cli.sampling.settings import chosen
 
         told = prompts_of(prompt, prompts, negative_prompt)

@@ -46,7 +46,7 @@ def pca(
     with user_errors():
         check_png(out)
         from sra2cli.figures import figures as room
-        from sra2cli.sampling.sample import Options
+        from sra2cli.sampling.opening import Options
 
         what = room.What(
             data=data,
@@ -78,7 +78,7 @@ def probe(
     with user_errors():
         check_png(out)
         from sra2cli.figures import figures as room
-        from sra2cli.sampling.sample import Options
+        from sra2cli.sampling.opening import Options
 
         what = room.What(
             data=data,

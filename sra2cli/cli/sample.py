@@ -21,7 +21,7 @@ from sra2cli.core.errors import SetupError
 
 if TYPE_CHECKING:
     from sra2cli.data.prompts import Prompts
-    from sra2cli.sampling.sample import Options
+    from sra2cli.sampling.opening import Options
     from sra2cli.sampling.settings import Sampling
 
 
@@ -81,7 +81,7 @@ def sample(
         if len(sources) > 1 and not grid:
             raise SetupError("several sources need --grid: one picture of all of them")
         start_processes(processes, device)
-        from sra2cli.sampling.sample import Options
+        from sra2cli.sampling.opening import Options
         from sra2cli.sampling.settings import chosen
 
         told = prompts_of(prompt, prompts, negative_prompt)

@@ -1,5 +1,6 @@
 """Pictures for people: sample grids and curves, as PNG."""
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,6 +96,11 @@ def _fitting(line: str, font: Any, width: int) -> str:
     while len(line) > 1 and font.getlength(line) > width:
         line = line[:-2] + "…"
     return line
+
+
+def titles(captions: Sequence[str]) -> list[str]:
+    """Captions as names of columns: in lines, cut where they are long."""
+    return ["\n".join(textwrap.wrap(caption, 17)[:4]) for caption in captions]
 
 
 def side_by_side(parts: Sequence[tuple[str, Image.Image]], path: Path) -> None:

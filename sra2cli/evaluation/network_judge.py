@@ -31,7 +31,8 @@ from sra2cli.evaluation.extractors import Collected, Collector, Extractor, Wante
 from sra2cli.evaluation.image_sets import Seen
 from sra2cli.evaluation.judge import Judge, Judging, Result, refuse_unprompted
 from sra2cli.runs.network import Network
-from sra2cli.sampling.sample import Drawing, Options, plan
+from sra2cli.sampling.opening import Options
+from sra2cli.sampling.sample import Drawing, plan
 from sra2cli.sampling.settings import Sampling
 
 MODELS = ("pickscore_model", "clip_model")  # of Judging

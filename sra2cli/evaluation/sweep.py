@@ -18,7 +18,7 @@ from sra2cli.evaluation.scores import with_accuracy
 from sra2cli.models.build import shape_of
 from sra2cli.runs.naming import split_step
 from sra2cli.runs.run import Run
-from sra2cli.sampling.sample import Options
+from sra2cli.sampling.opening import Options
 from sra2cli.sampling.settings import Sampling
 
 NEWEST = "newest"

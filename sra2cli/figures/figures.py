@@ -20,7 +20,7 @@ from sra2cli.figures.tokens import Latents, encoded, noised, store_of, stored, t
 from sra2cli.models.layers import patchify
 from sra2cli.runs.naming import split_step, title_of
 from sra2cli.runs.network import Network
-from sra2cli.sampling.sample import Options, first_stage_of
+from sra2cli.sampling.opening import Options, first_stage_of
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 FITTED = 64  # images whose tokens decide the principal components

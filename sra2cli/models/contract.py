@@ -5,7 +5,6 @@ velocity with the tokens after the blocks that were asked for. Nothing else is k
 this wing: see docs/architecture.md for what a new one takes.
 """
 
-import os
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -16,10 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sra2cli.config.settings import Data, Model
-from sra2cli.core.files import private_folder
+from sra2cli.models.compiling import keep_compiled_apart
 from sra2cli.models.condition import Condition, as_condition
-
-CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 __all__ = ["Backbone", "Condition", "Config", "Output", "Shape", "as_condition", "check_depth"]
 
@@ -268,19 +265,8 @@ class Backbone(nn.Module):
         return self.patch_tokens(stream)
 
     def compile_blocks(self) -> None:
-        """torch.compile, block by block: compiled once for all, and the names of weights stay.
-
-        What is compiled is kept where nobody else can write: torch's own place for it, and
-        Triton's below it, is a name in the common temporary folder that others can take first.
-        """
-        from torch._inductor import config as inductor
-        from torch._inductor.runtime.cache_dir_utils import default_cache_dir
-
-        if os.environ.get(CACHE) in (None, default_cache_dir()):  # torch fills it in itself too
-            os.environ[CACHE] = str(private_folder("compiled"))
-        # Headers compiled ahead would lie there whatever that says: here, and in its processes.
-        inductor.cpp_cache_precompile_headers = False
-        os.environ["TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"] = "0"
+        """torch.compile, block by block: compiled once for all, and the names of weights stay."""
+        keep_compiled_apart()
         for block in self.blocks:
             block.compile()
 

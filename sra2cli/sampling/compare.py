@@ -3,7 +3,6 @@
 The paper's Figures 1 and 4.
 """
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,8 @@ from sra2cli.core.errors import SetupError
 from sra2cli.runs.naming import split_step, title_of
 from sra2cli.runs.run import Run
 from sra2cli.sampling.folder import drawn_image, record_of
-from sra2cli.sampling.sample import Options, sample
+from sra2cli.sampling.opening import Options
+from sra2cli.sampling.sample import sample
 from sra2cli.sampling.settings import Sampling
 
 
@@ -42,7 +42,7 @@ def compare(
         picture = out / "comparison.png"
         if group.main:
             about = record_of(folder) or {}
-            names = [textwrap.fill(text[:80], 18) for text in about.get("prompts") or ()]
+            names = pictures.titles(about.get("prompts") or ())
             names = names or class_names(split_step(sources[0])[0], about.get("labels"))
             pictures.labelled_rows(rows, names, picture)
     return {
