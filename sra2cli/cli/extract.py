@@ -39,7 +39,7 @@ def extract(
     vae: Annotated[
         str | None,
         o.what(
-            "A diffusers AutoencoderKL: folder, hub name, or 'digits'. "
+            "A diffusers AutoencoderKL: folder, hub name, 'digits' or 'emoji'. "
             "Default: stabilityai/sd-vae-ft-mse; with --check, the store's."
         ),
     ] = None,

@@ -65,7 +65,7 @@ Kind = Annotated[
 ]
 Vae = Annotated[
     str | None,
-    what("Decode with this first stage: folder, hub name or 'digits'; default: the store's."),
+    what("Decode with this one: folder, hub name, 'digits' or 'emoji'; default: the store's."),
 ]
 # How a source of images is read, where there are several ways.
 Image = Annotated[str | None, what("The column of images; of samples in files, a suffix as jpg.")]
@@ -105,8 +105,8 @@ NegativePrompt = Annotated[
 Preset = Annotated[
     str | None,
     how(
-        "Of a paper: sra2, repa, sit, reg, maskdit, lightningdit, t2i; or digits, emoji. "
-        "Options override.",
+        "Of a paper: sra2, repa, sit, reg, maskdit, lightningdit, t2i; or digits, emoji, "
+        "emoji-class. Options override.",
         complete=presets,
     ),
 ]
@@ -127,13 +127,13 @@ CfgChannels = Annotated[int | None, how("Guide the first n latent channels only.
 Metrics = Annotated[
     str | None,
     how(
-        "Of fid,sfid,is,precision,recall,kid; or fd-digits. Default: the first five; "
-        "of what was trained on the digits fd-digits.",
+        "Of fid,sfid,is,precision,recall,kid; or fd-digits, fd-emoji. Default: the first five; "
+        "of what was trained on digits or emoji their own.",
         "--metrics",
         "--metric",
     ),
 ]
-Ref = Annotated[str | None, what("An ADM .npz, or images; fd-digits has its own.")]
+Ref = Annotated[str | None, what("An ADM .npz, or images; fd-digits and fd-emoji have their own.")]
 Inception = Annotated[
     Path | None, what("Inception's weights; default: in torch's cache.", "--inception", "--weights")
 ]

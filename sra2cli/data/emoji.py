@@ -25,9 +25,10 @@ SHEET = ASSETS / "emoji" / "emoji.webp"  # the pictures in rows of COLUMNS
 TABLE = ASSETS / "emoji" / "emoji.csv"  # caption, class and split of each
 SIDE, COLUMNS = 64, 64
 RESOLUTION = 32  # what the packaged first stage and the scorer know
-CLASSES = (
-    *("flags", "faces", "hands", "people", "activities"),
-    *("nature", "food", "travel", "objects", "symbols"),
+FIRST_STAGE = "1844fa1277cba4eb"  # fingerprint of the packaged one
+CLASSES = (  # in the order of class folders
+    *("activities", "faces", "flags", "food", "hands"),
+    *("nature", "objects", "people", "symbols", "travel"),
 )
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 _TONE = re.compile(rf"(?:: |, )({'|'.join(TONES)}) skin tone(?=$|,)")

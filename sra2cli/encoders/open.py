@@ -33,7 +33,7 @@ def open_first_stage(
     offline: bool = False,
     precision: EncodePrecision = "fp32",
 ) -> FirstStage:
-    """A first stage: "digits" (packaged), a folder, a file (VA-VAE's .pt), or a hub name.
+    """A first stage: "digits", "emoji" (packaged), a folder, a file (VA-VAE's .pt), a hub name.
 
     Args:
         offline: never touch the network; a hub name must then be in the local cache.

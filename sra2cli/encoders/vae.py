@@ -1,4 +1,4 @@
-"""Any diffusers AutoencoderKL as a first stage: by folder, by hub name, or the packaged one."""
+"""Any diffusers AutoencoderKL as a first stage: by folder, by hub name, or a packaged one."""
 
 import math
 from functools import cached_property
@@ -25,7 +25,8 @@ from sra2cli.encoders.whole import check_whole
 from sra2cli.models import checkpoint_files
 from sra2cli.models.statistics import statistics_of
 
-PACKAGED = {"digits": Path(__file__).parents[1] / "assets" / "digits-vae"}
+ASSETS = Path(__file__).parents[1] / "assets"
+PACKAGED = {name: ASSETS / f"{name}-vae" for name in ("digits", "emoji")}
 ENCODES = ("encoder.", "quant_conv.")  # the weights that decide the moments
 DECODES = ("decoder.", "post_quant_conv.")
 STATISTICS = ("latents_mean", "latents_std")  # of a config: a number a channel

@@ -12,7 +12,7 @@ from sra2cli.evaluation.scores import METRICS
 
 PAPERS_COUNT = 50_000
 TEXT_COUNT = 30_000  # the least that papers draw of MS-COCO's captions
-DIGITS_SIZE = (32, 32)
+PACKAGED_SIZE = (32, 32)  # of digits and emoji
 
 
 def caveats(
@@ -139,10 +139,10 @@ def _of_sizes(extractor: Extractor, images: ImageSet | Seen, real: Reference | N
     size = images.size
     theirs = real.about.get("size") if real else None
     if extractor.classifies:
-        if size is not None and size != DIGITS_SIZE:
+        if size is not None and size != PACKAGED_SIZE:
             found.append(
-                f"fd-digits means nothing but for digits of 32x32; these are {size[1]}x{size[0]}: "
-                "choose --metrics"
+                f"fd-{extractor.of} means nothing but for {extractor.of} of 32x32; "
+                f"these are {size[1]}x{size[0]}: choose --metrics"
             )
     elif size is not None and theirs and list(size) != list(theirs):
         found.append(

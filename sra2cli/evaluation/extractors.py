@@ -14,7 +14,16 @@ from torch import Tensor
 
 from sra2cli.core.errors import DataError
 from sra2cli.data.digits import load_digits
+from sra2cli.data.emoji import CLASSES, load_emoji
 from sra2cli.evaluation.digits_classifier import classifier_fingerprint, load_classifier
+from sra2cli.evaluation.emoji_scorer import (
+    FEATURES,
+    RECONSTRUCTED,
+    has_unknown_words,
+    judge_pairs,
+    load_scorer,
+    scorer_fingerprint,
+)
 from sra2cli.evaluation.metrics import InceptionScore, Moments, Statistics
 
 
@@ -28,8 +37,10 @@ class Extractor:
         saved: feature → what follows "mu" and "sigma" in the keys of saved statistics.
         stand_in: name and maker of the images it is compared with where no reference is given.
         classifies: its classes are those of the samples, so that accuracy means something.
+        of: the only images, of 32x32, that it means something for; "": it knows any.
         fits: features of images (N, width), for metrics that need prompts, and a prompt each →
             number by name. too_long: whether it reads a prompt in part only.
+        told: what results say beside those numbers: how good they can be.
         about: more of what results should say of it.
     """
 
@@ -40,8 +51,10 @@ class Extractor:
     run: Callable[[np.ndarray], dict[str, Tensor]]
     stand_in: tuple[str, Callable[[], np.ndarray]] | None = None
     classifies: bool = False
+    of: str = ""
     fits: Callable[[Tensor, Sequence[str]], dict[str, float]] | None = None
     too_long: Callable[[Sequence[str]], list[bool]] | None = None
+    told: dict[str, Any] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
 
 
@@ -161,4 +174,29 @@ def digits_extractor() -> Extractor:
         run,
         stand_in=("scikit-learn digits", lambda: load_digits()[0]),
         classifies=True,
+        of="digits",
+    )
+
+
+def emoji_extractor() -> Extractor:
+    """The packaged scorer of emoji: "emoji" (B, 128) and "logits" (B, 10), on the CPU."""
+    model = load_scorer()
+
+    @torch.no_grad()
+    def run(images: np.ndarray) -> dict[str, Tensor]:
+        features = model(torch.from_numpy(images))
+        return {"emoji": features, "logits": model.logits(features)}
+
+    return Extractor(
+        "emoji-scorer",
+        scorer_fingerprint(),
+        {"emoji": FEATURES, "logits": len(CLASSES)},
+        {"emoji": ""},
+        run,
+        stand_in=("emoji to train on", lambda: load_emoji().part("train").images),
+        classifies=True,
+        of="emoji",
+        fits=judge_pairs,
+        too_long=has_unknown_words,
+        told={"emoji-reconstructions": RECONSTRUCTED},
     )

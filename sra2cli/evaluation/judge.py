@@ -18,13 +18,7 @@ from sra2cli.core.environment import environment
 from sra2cli.core.errors import SetupError
 from sra2cli.evaluation import scores
 from sra2cli.evaluation.caveats import caveats, of_prompts
-from sra2cli.evaluation.extractors import (
-    Collected,
-    Extractor,
-    Wanted,
-    features_of,
-    side_by_side,
-)
+from sra2cli.evaluation.extractors import Collected, Extractor, Wanted, features_of, side_by_side
 from sra2cli.evaluation.image_sets import Crop, ImageSet, Seen
 from sra2cli.evaluation.metrics import IS_SPLIT, NEIGHBOURS, Distances
 from sra2cli.evaluation.networks import NETWORKS, Opening, open_extractors
@@ -196,6 +190,7 @@ class Judge:
             "samples": images.name,
             "metric": ",".join(names),
             **self.values(fake, images.prompts),
+            **self.told(),
             **record(images, self.extractor, real, fake, labels),
             **({"beside": [described(e) for e in self.beside]} if self.beside else {}),
             "settings": {
@@ -217,6 +212,12 @@ class Judge:
         for warning in result["warnings"]:
             console.warn(warning)
         return result
+
+    def told(self) -> dict[str, Any]:
+        """What stands beside numbers of prompts."""
+        asked = {scores.METRICS[name].feature for name in scores.of_prompts(self.names)}
+        networks = (self.extractor, *self.beside)
+        return {k: v for e in networks if asked & e.widths.keys() for k, v in e.told.items()}
 
     def warnings(self, images: ImageSet | Seen, fake: Collected, how: dict[str, Any]) -> list[str]:
         """What would mislead."""

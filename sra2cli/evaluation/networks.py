@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sra2cli.data.digits import FIRST_STAGE
+from sra2cli.data import digits, emoji
 from sra2cli.evaluation import scores
-from sra2cli.evaluation.extractors import Extractor, digits_extractor
+from sra2cli.evaluation.extractors import Extractor, digits_extractor, emoji_extractor
 from sra2cli.evaluation.inception import inception_extractor
 from sra2cli.evaluation.pickscore import CLIP, PICKSCORE, clip_extractor, pickscore_extractor
 
@@ -44,7 +44,10 @@ NETWORKS: dict[str, JudgeNetwork] = {  # by their names in scores.METRICS
         lambda how: inception_extractor(how.weights, device=how.device), scores.PAPERS
     ),
     "digits": JudgeNetwork(
-        lambda how: digits_extractor(), ("fd-digits",), FIRST_STAGE, "the digits"
+        lambda how: digits_extractor(), ("fd-digits",), digits.FIRST_STAGE, "the digits"
+    ),
+    "emoji": JudgeNetwork(
+        lambda how: emoji_extractor(), ("fd-emoji",), emoji.FIRST_STAGE, "the emoji"
     ),
     "pickscore": JudgeNetwork(
         lambda how: pickscore_extractor(

@@ -74,7 +74,14 @@ class Compared:
 
 def fit(name: str) -> Callable[[Compared, str], float]:
     """A number of how images fit their prompts, as the network of the feature calls it."""
-    return lambda compared, feature: compared.fits(feature)[name]
+
+    def number(compared: Compared, feature: str) -> float:
+        found = compared.fits(feature)
+        if name not in found:
+            raise DataError(f"{name} means nothing for these prompts: ask for {','.join(found)}")
+        return found[name]
+
+    return number
 
 
 def frechet(compared: Compared, feature: str) -> float:
@@ -110,10 +117,15 @@ METRICS = {
     "recall": Metric("inception", "pool", "rows", "↑", lambda c, f: c.neighbours(f)[1]),
     "kid": Metric("inception", "pool", "rows", "↓", kernel),
     "fd-digits": Metric("digits", "features", "statistics", "↓", frechet),
+    "fd-emoji": Metric("emoji", "emoji", "statistics", "↓", frechet),
+    "emoji-top1": Metric("emoji", "emoji", "prompts", "↑", fit("emoji-top1")),
+    "emoji-top5": Metric("emoji", "emoji", "prompts", "↑", fit("emoji-top5")),
+    "emoji-tone": Metric("emoji", "emoji", "prompts", "↑", fit("emoji-tone")),
     "pickscore": Metric("pickscore", "pickscore", "prompts", "↑", fit("pickscore")),
     "clip-score": Metric("clip", "clip-score", "prompts", "↑", fit("clip-score")),
 }
 BETTER = {**{name: row.better for name, row in METRICS.items()}, "accuracy": "↑"}
+TOGETHER = {"emoji-text": ("emoji-top1", "emoji-top5", "emoji-tone")}  # one name for several
 PAPERS = ("fid", "sfid", "is", "precision", "recall")  # what papers of this family report
 
 
@@ -122,11 +134,13 @@ def parse(text: str) -> tuple[str, ...]:
 
     Metrics that need prompts go with any other.
     """
-    names = tuple(dict.fromkeys(part.strip().lower() for part in text.split(",")))
+    said = [part.strip().lower() for part in text.split(",")]
+    names = tuple(dict.fromkeys(name for part in said for name in TOGETHER.get(part, (part,))))
     for name in names:
         if name not in METRICS:
-            close = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.5)
-            hint = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(METRICS)}"
+            there = [*METRICS, *TOGETHER]
+            close = difflib.get_close_matches(name, there, n=1, cutoff=0.5)
+            hint = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(there)}"
             raise SetupError(f"unknown metric '{name}'; {hint}")
     networks = {METRICS[n].network: n for n in names if METRICS[n].needs != "prompts"}
     if len(networks) > 1:

@@ -114,6 +114,7 @@ PRESETS: dict[str, dict[str, Any]] = {  # what guided numbers are reported with
     "lightningdit": {**LIGHTNING, "cfg": 6.7, "interval": (0.0, 0.875)},  # of 800 epochs
     "t2i": {**PAPER, "cfg": 2.0},  # Table 4, whose solver is not said
     "emoji": {"solver": "euler", "steps": 20, "cfg": 2.5},
+    "emoji-class": {"solver": "euler", "steps": 25, "labels": "balanced"},
     "digits": {"solver": "euler", "steps": 25, "labels": "balanced"},  # as fd-digits is defined
 }
 
