@@ -16,7 +16,7 @@ from sra2cli.core.clock import Purpose, Scalar
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.prefetch import ahead
 from sra2cli.data.conditions import CONDITIONS
-from sra2cli.data.images import CROPS, decode_image
+from sra2cli.data.images import decode_image, known_crop
 from sra2cli.data.sources import Source, VanishedError
 from sra2cli.data.store import Store
 from sra2cli.data.store_info import CLASS_FEATURE
@@ -132,7 +132,7 @@ class Batches:
     def _pixels(self, source: Source, rows: np.ndarray, mirrored: np.ndarray | None) -> Tensor:
         """The images of these rows, cropped as they were for the store."""
         names, info = [self.store.names[row] for row in rows], self.store.info
-        crop = info.crop if info.crop in CROPS else "adm-center"  # latents of others do not say
+        crop = known_crop(info.crop)
 
         def decode(name: str, data: bytes | np.ndarray) -> np.ndarray:
             assert isinstance(data, bytes)

@@ -93,13 +93,13 @@ def refuse_damaged_jpeg(data: bytes) -> None:
             raise DataError(str(error)) from None
 
 
-def read_image(path: Path, resolution: int | None = None) -> np.ndarray:
+def read_image(path: Path, resolution: int | None = None, crop: str = "adm-center") -> np.ndarray:
     """`decode_image` of a file; DataError where it cannot be read at all."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(error.strerror or str(error)) from None
-    return decode_image(data, resolution)
+    return decode_image(data, resolution, crop)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -178,3 +178,9 @@ def square_crop(image: Image.Image, resolution: int) -> np.ndarray:
 
 
 CROPS = {"adm-center": center_crop, "uvit-center": square_crop}  # by `StoreInfo.crop`
+ADM = "adm-center"
+
+
+def known_crop(name: str) -> str:
+    """A row of CROPS by `StoreInfo.crop`: ADM's where a store of latents of others does not say."""
+    return name if name in CROPS else ADM

@@ -14,7 +14,7 @@ from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.finite import check_finite
 from sra2cli.data.conditions import CONDITIONS
 from sra2cli.data.fitting import check_class_feature
-from sra2cli.data.images import read_image
+from sra2cli.data.images import known_crop, read_image
 from sra2cli.data.prompts import text_encoder_of
 from sra2cli.data.store import Store
 from sra2cli.data.store_info import CLASS_FEATURE
@@ -100,7 +100,7 @@ def _told(store: Store, rows: np.ndarray, shape: Shape) -> Condition:
 
 
 def encoded(file: Path, vae: FirstStage, network: Network, label: int | None) -> Latents:
-    """The latent of an image file, cropped as ADM does. label: its class; None: the null class."""
+    """The latent of an image file, cropped as the store was. label: a class; None: the null one."""
     if not file.is_file():
         raise SetupError(f"no image {file}")
     config = network.model.shape
@@ -110,7 +110,8 @@ def encoded(file: Path, vae: FirstStage, network: Network, label: int | None) ->
             "which a store holds: choose one of its images with --index"
         )
     try:
-        image = read_image(file, config.latent * vae.factor)
+        crop = known_crop(network.store.crop if network.store else "")
+        image = read_image(file, config.latent * vae.factor, crop)
     except DataError as error:
         raise DataError(f"{file}: {error}") from None
     moments = vae.encode(torch.from_numpy(image.copy())[None])
