@@ -7,15 +7,19 @@ latents, so that what a network drew is judged as fairly as what was drawn by ha
 """
 
 import argparse
-from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sra2cli.data.digits import load_digits
 from sra2cli.data.emoji import load_emoji, tone_of
 from sra2cli.encoders.vae import load_vae
-from sra2cli.evaluation.emoji_scorer import SCORER, EmojiScorer, judge_pairs
+from sra2cli.evaluation.emoji_scorer import SCORER, EmojiScorer, judge_images, load_scorer
+from sra2cli.evaluation.extractors import emoji_extractor, features_of
+from sra2cli.evaluation.metrics import Statistics, frechet_distance
+from sra2cli.evaluation.scores import wanted
 
 STEPS, BATCH, RATE = 2500, 192, 4e-3
 NOISE = (0.0, 0.15, 0.3)  # of the latents, whose variance is 1
@@ -43,13 +47,13 @@ def moved(images: Tensor, most: int = 2) -> Tensor:
     return (255 - (255 - x.permute(0, 2, 3, 1).float()) * gain).clamp(0, 255)
 
 
-def train(steps: int, *, plain: bool = False) -> EmojiScorer:
+def train(steps: int) -> EmojiScorer:
     """Contrast each picture with all training captions, and once more with its own skin tones."""
     torch.manual_seed(0)
     emoji = load_emoji().part("train")
     images, labels = torch.from_numpy(emoji.images), torch.from_numpy(emoji.labels)
-    views = torch.stack([images, *([] if plain else [decoded(images, n) for n in NOISE])])
-    weights = torch.tensor([3.0, *([] if plain else [1.0] * len(NOISE))])
+    views = torch.stack([images, *(decoded(images, noise) for noise in NOISE)])
+    weights = torch.tensor([float(len(NOISE)), *(1.0 for _ in NOISE)])  # half of them as drawn
     bases = [tone_of(caption)[0] for caption in emoji.captions]
     number = {base: i for i, base in enumerate(dict.fromkeys(bases))}
     base = torch.tensor([number[b] for b in bases])
@@ -81,15 +85,35 @@ def train(steps: int, *, plain: bool = False) -> EmojiScorer:
 
 
 @torch.no_grad()
-def report(model: EmojiScorer) -> None:
-    """What it makes of pictures it has seen and not seen, before and after the first stage."""
-    for split in ("train", "test"):
-        part = load_emoji().part(split)
-        images = torch.from_numpy(part.images)
-        for name, shown in (("as they are", images), ("reconstructed", decoded(images, 0.0))):
-            features = torch.cat([model(batch) for batch in shown.split(256)])
-            found = judge_pairs(features, part.captions, model)
-            print(split, name, *(f"{key} {value:.3f}" for key, value in found.items()))
+def report() -> None:
+    """What the packaged scorer makes of pictures it has and has not seen, after the first stage."""
+    model, extractor = load_scorer(), emoji_extractor()
+    torch.manual_seed(0)
+    train, test = load_emoji().part("train"), load_emoji().part("test")
+    for noise in (0.0, 0.2, 0.5):
+        for name, part in (("trained on", train), ("held out", test)):
+            images = decoded(torch.from_numpy(part.images), noise)
+            kinds = torch.cat([model.logits(model(batch)).argmax(1) for batch in images.split(256)])
+            right = float((kinds.numpy() == part.labels).mean())
+            found = {**judge_images(images.numpy(), part.captions), "class": right}
+            said = ", ".join(f"{key} {value:.3f}" for key, value in found.items())
+            print(f"{name}, noise {noise}: {said}")
+
+    def statistics(images: np.ndarray) -> Statistics:
+        batches = np.array_split(images, -(-len(images) // 256))
+        return features_of(extractor, batches, wanted(("fd-emoji",))).statistics["emoji"]
+
+    real = statistics(train.images)
+    some = train.images[np.random.default_rng(0).permutation(len(train.images))[:500]]
+    for name, images in (
+        ("500 trained on", some),
+        ("those after the first stage", decoded(torch.from_numpy(some), 0.0).numpy()),
+        ("those with noise 0.5", decoded(torch.from_numpy(some), 0.5).numpy()),
+        ("held out", test.images),
+        ("held out, after the first stage", decoded(torch.from_numpy(test.images), 0.0).numpy()),
+        ("500 digits", load_digits()[0][:500]),
+    ):
+        print(f"fd-emoji of {name}: {frechet_distance(statistics(images), real):.2f}")
 
 
 def main() -> None:
@@ -98,14 +122,14 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--out", type=Path, default=SCORER)
+    parser.add_argument("--check", action="store_true", help="only print what it is worth")
     chosen = parser.parse_args()
-    model = train(chosen.steps)
-    weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    save_file({k: v.contiguous() for k, v in weights.items()}, chosen.out)
-    model.load_state_dict(weights)
-    print(f"{chosen.out.stat().st_size / 1e6:.2f} MB")
-    report(model)
+    if not chosen.check:
+        state = train(chosen.steps).state_dict()
+        weights = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+        save_file({k: v.contiguous() for k, v in weights.items()}, SCORER)
+    print(f"{SCORER.stat().st_size / 1e6:.2f} MB")
+    report()
 
 
 if __name__ == "__main__":

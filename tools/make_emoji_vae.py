@@ -6,7 +6,6 @@ It is trained on the training part alone, so that held-out pictures are new to i
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -106,31 +105,28 @@ def decibels(model: Any, x: Tensor) -> float:
 
 def main() -> None:
     """Train, fold, save as float16 and print what it is worth."""
+    from diffusers import AutoencoderKL
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--check", action="store_true", help="only print what it is worth")
     chosen = parser.parse_args()
     seen, held_out = pixels("train"), pixels("test")
-    model = train(seen, chosen.steps)
-    fold(model, seen)
-    model.half().save_pretrained(chosen.out)
-    model.float()
+    if not chosen.check:
+        model = train(seen, chosen.steps)
+        fold(model, seen)
+        model.half().save_pretrained(FOLDER)
+    model = AutoencoderKL.from_pretrained(FOLDER, torch_dtype=torch.float32).eval()
     with torch.no_grad():
-        latents = torch.cat([model.encode(part).latent_dist.sample() for part in seen.split(256)])
-        noise = torch.cat([model.encode(part).latent_dist.std for part in seen.split(256)])
+        posteriors = [model.encode(part).latent_dist for part in seen.split(256)]
+    latents = torch.cat([p.sample() for p in posteriors])
     print(f"PSNR {decibels(model, seen):.2f} dB, held out {decibels(model, held_out):.2f} dB")
-    print(
-        "latents:",
-        *(
-            f"{m:+.3f}±{s:.3f}"
-            for m, s in zip(
-                latents.mean(dim=(0, 2, 3)).tolist(),
-                latents.std(dim=(0, 2, 3)).tolist(),
-                strict=True,
-            )
-        ),
-    )
-    print("posterior deviation:", *(f"{s:.3f}" for s in noise.mean(dim=(0, 2, 3)).tolist()))
+    for name, values in (
+        ("mean", latents.mean(dim=(0, 2, 3))),
+        ("deviation", latents.std(dim=(0, 2, 3))),
+        ("of the posterior", torch.cat([p.std for p in posteriors]).mean(dim=(0, 2, 3))),
+    ):
+        print(f"{name}:", *(f"{value:+.3f}" for value in values.tolist()))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from sra2cli.data.sources import Source
 from sra2cli.data.sources.safetensors import STATISTICS
 from sra2cli.data.store_writer import StoreWriter
 from sra2cli.encoders.first_stage import FirstStage, Scale, scaled_latents
+from sra2cli.encoders.vae import PACKAGED
 from sra2cli.models.statistics import Statistics, read_statistics, scale_and_shift
 
 COMPUTE = "compute"  # instead of a file
@@ -43,7 +44,7 @@ def chosen(vae: FirstStage, stats: str | None, scale: str, count: int) -> tuple[
     if own:
         if scale == "both":
             raise SetupError(f"--latent-scale both: VAE '{vae.name}' has no statistics beside it")
-        if found == (1.0, 0.0):
+        if found == (1.0, 0.0) and vae.name not in PACKAGED:  # whose latents are of that scale
             console.warn(
                 f"VAE '{vae.name}' does not say how its latents are scaled: they are stored with "
                 "scale 1; --latent-stats FILE or compute makes them of unit variance"
