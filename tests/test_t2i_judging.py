@@ -7,14 +7,17 @@ import pytest
 import torch
 from conftest import GOLDEN, one_line
 from PIL import Image
+from test_backbone_chains import here
 from test_evaluate import pictures, small_extractor
-from test_text_runs import FEW, told_store, training
+from test_text_runs import FEW, METHODS, told_store, training
 from tiny_text import save_clip
 from transformers import AutoTokenizer, CLIPModel
 
 from sra2cli.data.images import square_crop
 from sra2cli.evaluation import network_judge, networks, pickscore
 from sra2cli.evaluation.pickscore import clip_extractor, pickscore_extractor
+from sra2cli.sampling.settings import PRESETS
+from sra2cli.tables import ablate, paper
 from sra2cli.training import counting
 
 COSTS = json.loads((GOLDEN / "costs_t2i.json").read_text())
@@ -207,6 +210,73 @@ def test_of_a_run(run_sra2, tmp_path, models, monkeypatch):
     assert "already judged" in run_sra2(*judge).stderr
     line = one_line(run_sra2("eval", "run", *FEW, *BOTH, *models), 2)
     assert "--prompt" in line
+
+
+def test_table_4(run_sra2, tmp_path, models, monkeypatch):
+    """Runs and checkpoints beside the paper's numbers, drawn of a store's captions; resumed."""
+    monkeypatch.setattr(ablate, "run_cells", here)
+    monkeypatch.setitem(METHODS, "none", [])
+    store = told_store(tmp_path / "told.h5")
+    sets = ["train.steps=1", "log.save_every=1"]
+    for method in ("none", "sra2"):
+        assert run_sra2(*training(store, method, *sets, method=method)).returncode == 0
+    weights = tmp_path / "none" / "checkpoints" / "step-00000001" / "ema.safetensors"
+    (tmp_path / "their.safetensors").write_bytes(weights.read_bytes())
+    np.savez(tmp_path / "ref.npz", arr_0=pictures(30, side=32))
+    how = ["--steps", 2, "--ref", "ref.npz", "--vae", "digits", "--device", "cpu", *models[:2]]
+    compare = ["ablate", "t2i", "none@1", "sra2", "their.safetensors", "--prompts", store, *how]
+    compare += ["--num", 9, "--out", "out", "--jobs", 1, "--json"]
+    table = result(run_sra2(*compare))["tables"]["t2i"]
+    assert table["metrics"] == ["fid", "pickscore"]
+    ours = {row["label"]: row for row in table["rows"] if row["metrics"]}
+    assert list(ours) == ["none@1 (none)", "sra2 (SRA 2)", "their.safetensors (none)"]
+    values = [row["metrics"]["pickscore"]["mean"] for row in ours.values()]
+    assert values[0] == values[2] != values[1]
+    rows = {row["label"]: row["paper"] for row in table["rows"]}
+    assert rows["paper: MMDiT + SRA 2"] == {"fid": 4.67, "pickscore": 20.92}
+    assert rows["paper: MMDiT"] == {"fid": 5.08, "pickscore": 20.54}
+    assert rows["SRA's paper: MMDiT + REPA, ODE 50"] == {"fid": 4.6, "pickscore": 20.88}
+    text = (tmp_path / "out" / "t2i.md").read_text()
+    assert "PickScore ↑" in text and "sampling steps: 2 (Table 4: 250)" in text
+    assert "train.steps: 1 (paper: 150000)" in text and "sampling cfg" not in text
+    assert "paper_pickscore" in (tmp_path / "out" / "t2i.csv").read_text()
+    how = json.loads(next((tmp_path / "out" / "results").glob("sra2.*/*-*seed0*.json")).read_text())
+    assert how["how"]["sampling"]["cfg"] == 2.0 and how["count"] == 9
+    again = json.loads(run_sra2(*compare, "--dry-run").stdout)
+    assert [cell["done"] for cell in again["cells"]] == [True, True, True]
+
+
+def test_table_4_refuses(run_sra2, tmp_path, digits_store, models):
+    told = told_store(tmp_path / "told.h5")
+    assert run_sra2(*training(told, "text", "train.steps=1")).returncode == 0
+    train = ["train", "--recipe", "digits-sit", "--data", digits_store, "--out", "classes"]
+    sets = ["--set", "train.steps=1", "--set", "log.tensorboard=false"]
+    assert run_sra2(*train, *sets).returncode == 0
+
+    def refused(*arguments):
+        return one_line(run_sra2("ablate", *arguments), 2)
+
+    assert "--prompts" in refused("t2i", "text")
+    assert "is told classes" in refused("t2i", "classes", "--prompts", told)
+    assert "is told captions" in refused("systems", "text", "--ref", "r.npz")
+    assert "compared with what" in refused("t2i", "text", "--prompts", told, *models[:2])
+    assert "--prompts is for `ablate t2i`" in refused("depth", "--prompts", told)
+    assert "give some" in refused("t2i", "--prompts", told)
+    wrong = ["--metrics", "clip-score", *models]
+    assert "--pickscore-model is for" in refused("t2i", "text", "--prompts", told, *wrong)
+
+
+def test_what_the_papers_tell():
+    assert paper.text_to_image("MMDiT-L/2", "sra2", 150_000) == {
+        "method": "sra2",
+        "fid": 4.67,
+        "pickscore": 20.92,
+        "source": "paper",
+    }
+    assert paper.text_to_image("MMDiT-L/2", "repa", 150_000) is None
+    assert paper.text_to_image("MMDiT-L/2", "sra2", 100_000) is None
+    assert paper.text_to_image("MMDiT-S/2", "sra2", 150_000) is None
+    assert PRESETS["t2i"] == {"solver": "em", "steps": 250, "last_step": 0.04, "cfg": 2.0}
 
 
 def within(found: float, expected: float) -> None:

@@ -9,6 +9,7 @@ from sra2cli.cli import options as o
 from sra2cli.cli.app import app, one_of, pick_device, refuse_given, user_errors
 from sra2cli.core.errors import SetupError
 
+COMPARED = ("systems", "t2i")  # tables of runs and checkpoints that are there
 AXES = ("depth", "timesteps", "objective", "lambda", "mlp", "final")
 
 
@@ -16,13 +17,13 @@ AXES = ("depth", "timesteps", "objective", "lambda", "mlp", "final")
 def ablate(
     ctx: typer.Context,
     axis: Annotated[
-        str, typer.Argument(help=f"{', '.join(AXES)}; all of them: all; iterations; systems.")
+        str, typer.Argument(help=f"{', '.join(AXES)}; all of them: all; iterations; systems; t2i.")
     ],
     runs: Annotated[
         list[Path] | None,
         typer.Argument(
             metavar="[RUN|CHECKPOINT]...",
-            help="systems: what is compared. iterations: runs; default: recipe and baseline.",
+            help="systems, t2i: what is compared. iterations: runs; default: recipe and baseline.",
         ),
     ] = None,
     recipe: Annotated[
@@ -52,6 +53,9 @@ def ablate(
     metrics: o.Metrics = None,
     ref: o.Ref = None,
     inception: o.Inception = None,
+    pickscore_model: o.PickscoreModel = None,
+    clip_model: o.ClipModel = None,
+    prompts: o.PromptsFrom = None,
     num: o.Num = None,
     preset: o.Preset = None,
     solver: o.Solver = None,
@@ -64,19 +68,10 @@ def ablate(
     offline: o.Offline = False,
     json: o.Json = False,
 ) -> None:
-    """The paper's Tables 1, 2 and 3 on any recipe and data. Run again to go on."""
+    """The paper's Tables 1 to 4 on any recipe and data. Run again to go on."""
     with user_errors():
-        one_of("AXIS", axis, (*AXES, "all", "iterations", "systems"))
-        if values is not None and axis not in AXES:
-            raise SetupError(f"--values is for one axis, not for `ablate {axis}`")
-        if runs and axis not in ("iterations", "systems"):
-            raise SetupError(f"runs are for `ablate iterations`; `ablate {axis}` makes its own")
-        if latent_stats is not None and axis != "systems":
-            raise SetupError("--latent-stats is for checkpoints of others, in `ablate systems`")
-        if axis == "systems" and not runs:
-            raise SetupError("`ablate systems` compares runs and checkpoints: give some")
-        if axis == "systems" and step is not None:
-            raise SetupError("--step: give it with each run of `ablate systems`, as RUN@STEP")
+        one_of("AXIS", axis, (*AXES, "all", "iterations", *COMPARED))
+        refuse_for(axis, runs, values, latent_stats, step, prompts)
         if runs:
             made = ("recipe", "data", "seeds", "overrides")
             refuse_given(ctx, made, "is for runs that are made; these are there already")
@@ -94,6 +89,9 @@ def ablate(
             metrics=metrics,
             ref=ref,
             weights=inception,
+            pickscore_model=pickscore_model,
+            clip_model=clip_model,
+            prompts=prompts,
             num=num,
             preset=preset,
             solver=solver,
@@ -105,11 +103,12 @@ def ablate(
             offline=offline,
             dry_run=dry_run,
         )
-        if axis == "systems":
-            from sra2cli.tables import systems
+        if axis in COMPARED:
+            from sra2cli.tables.systems import systems
+            from sra2cli.tables.text_to_image import text_to_image
 
-            out = out or Path("runs") / "ablate-systems"
-            found = systems.systems(runs or [], how, out=out)
+            compare = systems if axis == "systems" else text_to_image
+            found = compare(runs or [], how, out=out or Path("runs") / f"ablate-{axis}")
         elif runs:
             out = out or Path("runs") / "ablate-iterations"
             found = room.iterations_of(runs, how, out=out, steps=chosen)
@@ -124,6 +123,29 @@ def ablate(
                 found = room.ablate(names, base, how, data=data, out=out, values=values, step=one)
         show(found, json)
         room.raise_failed(found)
+
+
+def refuse_for(
+    axis: str,
+    runs: list[Path] | None,
+    values: str | None,
+    latent_stats: str | None,
+    step: str | None,
+    prompts: Path | None,
+) -> None:
+    """SetupError for options and arguments that mean nothing for this table."""
+    if values is not None and axis not in AXES:
+        raise SetupError(f"--values is for one axis, not for `ablate {axis}`")
+    if runs and axis not in ("iterations", *COMPARED):
+        raise SetupError(f"runs are for `ablate iterations`; `ablate {axis}` makes its own")
+    if latent_stats is not None and axis not in COMPARED:
+        raise SetupError("--latent-stats is for checkpoints of others, in `ablate systems`")
+    if axis in COMPARED and not runs:
+        raise SetupError(f"`ablate {axis}` compares runs and checkpoints: give some")
+    if axis in COMPARED and step is not None:
+        raise SetupError(f"--step: give it with each run of `ablate {axis}`, as RUN@STEP")
+    if prompts is not None and axis != "t2i":
+        raise SetupError(f"--prompts is for `ablate t2i`, not for `ablate {axis}`")
 
 
 def read_shard(text: str) -> tuple[int, int]:

@@ -9,10 +9,17 @@ import yaml
 TABLES = Path(__file__).parents[1] / "assets" / "paper-tables.yaml"
 RECIPE = "b-sra2"  # what Table 1 was made with
 METRICS = ("fid", "sfid", "is", "precision", "recall")  # the columns of Table 1
+TOLD = (*METRICS, "pickscore")  # that some table tells
 SAMPLES = 50_000  # drawn for each number
+T2I_RECIPE = "coco-mmdit"  # what Table 4 was made with
+T2I_SAMPLES = 40_504  # the images of MS-COCO's val part
 TABLE1 = "SiT-B/2 on ImageNet 256², 400K steps, batch 256, no guidance (Table 1)"
 TABLE2 = "the same size, method and steps on ImageNet 256², batch 256, no guidance (Table 2)"
 TABLE3 = "guided, ImageNet 256² (Table 3; rows of others are what they report)"
+TABLE4 = (
+    "MMDiT on MS-COCO, 150K steps, batch 256, guidance 2.0, solver not said (Table 4); rows of "
+    "others are what they report, with their solver"
+)
 NAMES = {"none": "", "sra2": "SRA 2", "repa": "REPA", "sra": "SRA", "reg": "REG"}  # of methods
 
 
@@ -67,9 +74,28 @@ def system_title(row: dict[str, Any]) -> str:
     return f"paper: {row['model']}{' + ' if method else ''}{method}{after}"
 
 
+def text_to_image(model: str, method: str, steps: int | None) -> dict[str, Any] | None:
+    """Table 4: the paper's row of a method, for MMDiT-L/2 after 150K steps, to 1%; None: none."""
+    if model != "MMDiT-L/2" or steps is None or abs(steps / 150_000 - 1) >= 0.01:
+        return None
+    for row in tables()["table4"]:
+        if row["method"] == method and "by" not in row:
+            found: dict[str, Any] = row
+            return found
+    return None
+
+
+def text_to_image_title(row: dict[str, Any]) -> str:
+    """How a row of Table 4 is named."""
+    method = NAMES[row["method"]]
+    who = f"{row['by']}'s paper" if "by" in row else "paper"
+    drawn = f", {row['solver']}" if "solver" in row else ""
+    return f"{who}: MMDiT{' + ' if method else ''}{method}{drawn}"
+
+
 def numbers(row: dict[str, Any] | None) -> dict[str, float]:
     """The metrics of a row, as far as they are told."""
-    return {name: row[name] for name in METRICS if row and name in row}
+    return {name: row[name] for name in TOLD if row and name in row}
 
 
 def cost(method: str) -> dict[str, Any]:

@@ -17,10 +17,12 @@ from sra2cli.core.errors import SetupError
 from sra2cli.core.files import held, listing_digest
 from sra2cli.data import digits
 from sra2cli.data.fitting import fitted
+from sra2cli.data.prompts import read_prompts
 from sra2cli.data.sources import open_source
 from sra2cli.data.store import Store
 from sra2cli.encoders.open import open_first_stage
 from sra2cli.evaluation import scores
+from sra2cli.evaluation.judge import Judging
 from sra2cli.evaluation.networks import NETWORKS, Opening, open_extractors
 from sra2cli.evaluation.reference import check_reference, compared, is_npz, uncompared
 from sra2cli.extraction.extract import extract
@@ -50,6 +52,9 @@ class How:
     metrics: str | None = None
     ref: str | None = None
     weights: Path | None = None
+    pickscore_model: str | None = None
+    clip_model: str | None = None
+    prompts: Path | None = None
     num: int | None = None
     preset: str | None = None
     solver: str | None = None
@@ -60,6 +65,9 @@ class How:
     processes: int | None = None
     offline: bool = False
     dry_run: bool = False
+
+
+FILES = ("ref", "weights", "latent_stats", "prompts", "pickscore_model", "clip_model")  # of How
 
 
 def on_digits(recipe: Recipe) -> bool:
@@ -146,13 +154,16 @@ def judging(base: Recipe, how: How, steps: Sequence[int]) -> Judged:
     slots(base, how)
     small = on_digits(base)
     preset = how.preset or ("digits" if small else None)
-    sampling = chosen(preset, solver=how.solver, steps=how.steps)
+    told = None if how.prompts is None else read_prompts(how.prompts)
+    sampling = chosen(preset, solver=how.solver, steps=how.steps, prompts=told)
     if base.data.classes is not None:  # else the store says them, and eval refuses
         sampling.check(shape_of(base))
     num = (DIGITS_SAMPLES if small else paper.SAMPLES) if how.num is None else how.num
     if num < 2:
         raise SetupError(f"--num is at least 2, not {num}")
     names = scores.parse(how.metrics or ("fd-digits" if small else ",".join(scores.PAPERS)))
+    pick, clip = how.pickscore_model, how.clip_model
+    Judging(metric=",".join(names), pickscore_model=pick, clip_model=clip).check()
     check_judging(names, how)
     given = {
         "--metrics": ",".join(names),
@@ -162,13 +173,16 @@ def judging(base: Recipe, how: How, steps: Sequence[int]) -> Judged:
         "--steps": how.steps,
         "--ref": how.ref,
         "--weights": how.weights,
+        "--pickscore-model": how.pickscore_model,
+        "--clip-model": how.clip_model,
+        "--prompts": how.prompts,
         "--vae": how.vae,
         "--latent-stats": how.latent_stats,
     }
     options = [str(part) for k, v in given.items() if v is not None for part in (k, v)]
     about = {"num": num, **sampling.to_dict()}
     about.pop("seed")
-    files = {"ref": how.ref, "weights": how.weights, "latent_stats": how.latent_stats}
+    files = {name: getattr(how, name) for name in FILES}
     identity = {k: str(listing_digest(str(v))) for k, v in files.items() if v is not None}
     return Judged(tuple(steps), tuple(options), names, about, identity)
 
@@ -182,7 +196,8 @@ def check_judging(names: Sequence[str], how: How) -> None:
         open_source(Path(how.ref))
     elif how.ref is not None and not Path(how.ref).exists():
         raise SetupError(f"no reference {how.ref}")
-    extractor, *_ = open_extractors(names, Opening(how.weights))
+    models = {"pickscore": how.pickscore_model, "clip": how.clip_model}
+    extractor, *_ = open_extractors(names, Opening(how.weights, "cpu", models, how.offline))
     check_reference(how.ref, extractor, names)
 
 
@@ -226,10 +241,18 @@ def differences(base: Recipe, judged: Judged, store: Store) -> list[str]:
     return [*found, *of_judging(judged)]
 
 
-def of_training(recipe: Recipe, images: int, of: Path | str, ignore: Sequence[str]) -> list[str]:
-    """The data, and settings that are not those of Table 1."""
-    found = [f"data: {images:,} images of {of} (paper: ImageNet)"]
-    for key, ours, theirs in differing(recipe, load(paper.RECIPE), ignore=ignore):
+def of_training(
+    recipe: Recipe,
+    images: int,
+    of: Path | str,
+    ignore: Sequence[str],
+    *,
+    like: str = paper.RECIPE,
+    data: str = "ImageNet",
+) -> list[str]:
+    """The data, and settings that are not those of Table 1, or of another recipe and data."""
+    found = [f"data: {images:,} images of {of} (paper: {data})"]
+    for key, ours, theirs in differing(recipe, load(like), ignore=ignore):
         found.append(f"{key}: {ours} (paper: {'–' if theirs is None else theirs})")
     return found
 

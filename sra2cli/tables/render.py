@@ -24,6 +24,7 @@ from sra2cli.tables.axes import Row
 
 PAPER = "paper"
 NAMES = {"fid": "FID", "sfid": "sFID", "is": "IS", "kid": "KID"}
+NAMES |= {"pickscore": "PickScore", "clip-score": "CLIP score"}
 Lines = dict[str, dict[int, tuple[list[dict[str, Any]], float | None]]]
 
 
@@ -92,9 +93,9 @@ def header(table: Mapping[str, Any]) -> list[str]:
     found = [table["title"]]
     for name in table["metrics"]:
         found.append(named(name))
-        if name in paper.METRICS:
+        if name in paper.TOLD:
             found.append(PAPER)
-    if not set(table["metrics"]) & set(paper.METRICS):
+    if not set(table["metrics"]) & set(paper.TOLD):
         found.append(f"{PAPER}: FID ↓")
     return found
 
@@ -107,9 +108,9 @@ def cells(table: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
     ]
     for name in table["metrics"]:
         found.append(shown(name, row["metrics"].get(name)))
-        if name in paper.METRICS:
+        if name in paper.TOLD:
             found.append(number(name, row["paper"].get(name)))
-    if not set(table["metrics"]) & set(paper.METRICS):
+    if not set(table["metrics"]) & set(paper.TOLD):
         found.append(number("fid", row["paper"].get("fid")))
     return found
 
@@ -156,14 +157,15 @@ def as_csv(table: Mapping[str, Any]) -> str:
     """Numbers for other programs: mean, std and the paper's value of each metric."""
     out = io.StringIO()
     names = [name for m in table["metrics"] for name in (m, f"{m}_std")]
-    names += [f"paper_{m}" for m in paper.METRICS]
+    told = [m for m in paper.TOLD if m in paper.METRICS or m in table["metrics"]]
+    names += [f"paper_{m}" for m in told]
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([table["name"], "runs", *names])
     for row in table["rows"]:
         found = [
             row["metrics"].get(m, {}).get(k) for m in table["metrics"] for k in ("mean", "std")
         ]
-        theirs = [row["paper"].get(m) for m in paper.METRICS]
+        theirs = [row["paper"].get(m) for m in told]
         writer.writerow([row["label"], row["runs"], *found, *theirs])
     return out.getvalue()
 
@@ -194,7 +196,7 @@ def plot(table: Mapping[str, Any], path: Path) -> None:
     if known:
         points = [(row["label"], row["paper"]["fid"], 0.0) for row in known]
         base = next((row["paper"]["fid"] for row in known if row["baseline"]), None)
-        panels.append(("the paper's, ImageNet", "FID ↓", points, base))
+        panels.append((f"the paper's, {table.get('data', 'ImageNet')}", "FID ↓", points, base))
     pictures.points(panels, path, x=table["title"])
 
 

@@ -16,6 +16,7 @@ from sra2cli.core.files import file_digest
 from sra2cli.evaluation import scores
 from sra2cli.evaluation.judge import Result
 from sra2cli.models import checkpoints
+from sra2cli.models.build import BACKBONES
 from sra2cli.models.checkpoint_files import WEIGHTS
 from sra2cli.runs.naming import split_step, step_of
 from sra2cli.runs.run import CHECKPOINT_META, Run
@@ -25,10 +26,12 @@ from sra2cli.tables.ablate import Tables, carried_out
 from sra2cli.tables.cells import Cell, Cells, Judged
 from sra2cli.tables.protocol import How, judging, on_digits
 
+KINDS = {"label": "classes", "text": "captions"}  # what a network is told
 BY_KIND = ("lightningdit", "reg", "maskdit")  # backbones whose preset goes by their own name
 BY_METHOD = ("sra2", "repa")  # methods on SiT with one; the others are drawn as SiT
 OF_FILES = {"REPA": "repa", "SRA": "sra"}  # method, by who trained a checkpoint
 NAMES = {"sit": "SiT", "reg": "SiT", "lightningdit": "LightningDiT", "maskdit": "MaskDiT"}
+NAMES |= {"mmdit": "MMDiT"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class System:
     preset: str
     model: str
     method: str
+    told: str  # "label" or "text", as `Backbone.told`
     images: int = 0
     checkpoint: str = ""
 
@@ -107,27 +111,10 @@ def systems(sources: Sequence[Path], how: How, *, out: Path) -> dict[str, Any]:
 
     Returns, raises: as `ablate.ablate`.
     """
-    found = [opened(path, name) for path, name in zip(sources, names_of(sources), strict=True)]
+    found = opened_all(sources, "label", "`ablate systems` compares networks with classes")
     small = all(on_digits(system.recipe) for system in found)
     names = how.metrics or ("fd-digits" if small else ",".join(scores.PAPERS))
-    cells: Cells = {}
-    for system in found:
-        vae = how.vae if system.step is None or all(s.step is not None for s in found) else None
-        stats = how.latent_stats if system.step is None else None
-        preset = how.preset or system.preset
-        own = replace(how, preset=preset, metrics=names, vae=vae, latent_stats=stats)
-        judged = judging(system.recipe, own, (system.step or 0,))
-        file = None if system.step is not None else system.checkpoint
-        cells[system.name, system.recipe.seed] = SystemCell(
-            system.name.replace("/", "-"),
-            system.recipe,
-            None,
-            system.checkpoint,
-            out,
-            folder=system.path,
-            own=judged,
-            file=file,
-        )
+    cells = cells_of(found, replace(how, metrics=names), out)
     first = next(iter(cells.values()))
     assert isinstance(first, SystemCell)
 
@@ -153,6 +140,42 @@ def systems(sources: Sequence[Path], how: How, *, out: Path) -> dict[str, Any]:
         return {"systems": {**table, "paper": paper.TABLE3, "differs": differs}}
 
     return carried_out(cells, first.own, first.recipe, how, out, tables)
+
+
+def opened_all(sources: Sequence[Path], told: str, what: str) -> list[System]:
+    """What the sources are.
+
+    Raises:
+        SetupError: one is neither a run nor a checkpoint, or its network is told something else.
+    """
+    found = [opened(path, name) for path, name in zip(sources, names_of(sources), strict=True)]
+    other = next((system for system in found if system.told != told), None)
+    if other is not None:
+        raise SetupError(f"{other.name} is told {KINDS[other.told]}: {what}")
+    return found
+
+
+def cells_of(found: Sequence[System], how: How, out: Path) -> Cells:
+    """A cell a source, drawn with its preset unless `how` says one; how.metrics are given."""
+    cells: Cells = {}
+    for system in found:
+        vae = how.vae if system.step is None or all(s.step is not None for s in found) else None
+        stats = how.latent_stats if system.step is None else None
+        preset = how.preset or system.preset
+        own = replace(how, preset=preset, vae=vae, latent_stats=stats)
+        judged = judging(system.recipe, own, (system.step or 0,))
+        file = None if system.step is not None else system.checkpoint
+        cells[system.name, system.recipe.seed] = SystemCell(
+            system.name.replace("/", "-"),
+            system.recipe,
+            None,
+            system.checkpoint,
+            out,
+            folder=system.path,
+            own=judged,
+            file=file,
+        )
+    return cells
 
 
 def row_of(label: str) -> dict[str, Any]:
@@ -187,6 +210,7 @@ def opened(source: Path, name: str) -> System:
         preset_of(kind, run.recipe.align),
         f"{NAMES.get(kind, kind)}-{run.recipe.model.size}",
         run.recipe.method,
+        BACKBONES[kind].told,
         store["count"],
         str(store["checksums"]),
     )
@@ -200,14 +224,18 @@ def of_file(path: Path, name: str) -> System:
     digest = file_digest(path if path.is_file() else path / WEIGHTS)
     recipe = Recipe(name=name)
     preset = preset_of(kind, (method,))
-    chosen(preset).check(loaded.model.shape)
-    return System(name, path, recipe, None, preset, NAMES.get(kind, kind), method, 0, digest)
+    if loaded.model.told == "label":
+        chosen(preset).check(loaded.model.shape)
+    told = loaded.model.told
+    return System(name, path, recipe, None, preset, NAMES.get(kind, kind), method, told, 0, digest)
 
 
 def preset_of(kind: str, methods: Sequence[str] | dict[str, Any]) -> str:
     """What guided numbers of a network are reported with."""
     if kind in BY_KIND:
         return kind
+    if BACKBONES[kind].told == "text":
+        return "t2i"
     return next((method for method in BY_METHOD if method in methods), "sit")
 
 
