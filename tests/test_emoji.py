@@ -10,6 +10,7 @@ from sra2cli.data import emoji as room
 from sra2cli.data.emoji import (
     ASSETS,
     CLASSES,
+    FIRST_STAGE,
     SHEET,
     TABLE,
     TONES,
@@ -80,6 +81,17 @@ def test_folders(tmp_path, monkeypatch):
     assert sum(folders.values()) == len(emoji.part("train").images)
     assert set(folders) == {CLASSES[i] for i in emoji.labels} == {"faces", "symbols", "hands"}
     assert Image.open(next((tmp_path / "classes" / "faces").iterdir())).size == (64, 64)
+
+
+def test_extraction_needs_nothing_said(run_sra2, tmp_path, monkeypatch):
+    rows = room.table()[:240]
+    monkeypatch.setattr(room, "table", lambda: rows)
+    write_folder(tmp_path / "c", form="class")
+    made = ["--out", "c.h5", "--vae", "emoji", "--resolution", 32, "--device", "cpu", "--json"]
+    process = run_sra2("extract", "c", *made)
+    assert process.returncode == 0 and "warning" not in process.stderr
+    about = json.loads(process.stdout)
+    assert about["latents"] == [4, 8, 8] and about["vae_fingerprint"] == FIRST_STAGE
 
 
 def test_sizes_and_licences():
