@@ -390,6 +390,8 @@ def test_uvit_numbers_latents_as_coco_orders_its_images(tmp_path):
         np.save(train / f"{name}.npy", np.zeros((8, 4, 4), np.float32))
     coco(tmp_path / "captions_train2014.json", [f"{k}.jpg" for k in range(11)])
     choice = Choice(captions=str(tmp_path / "captions_train2014.json"))
+    with pytest.raises(SetupError, match="U-ViT's features of captions, not their texts"):
+        open_source(train, AUTO)
     with pytest.raises(SetupError, match="4 numbered latents, and the captions are of 11 images"):
         open_source(train, choice)
     for k in range(3, 10):
@@ -534,6 +536,14 @@ def test_features_are_the_same_after_kills_and_for_any_processes(
     del writer
     extract(captioned_folder, tmp_path / "b.h5", options, device="cpu")
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+def test_words_of_ascii_are_found_as_all_others():
+    text = "".join(f"{chr(i)}a{chr(i)}{chr(i)}B7 " for i in range(128))
+    words = load_text_encoder("words")
+    words.length = 1000
+    ascii, other = words.tokens([text, f"{text}é"])
+    assert (ascii != other).sum() == 1
 
 
 def test_what_needs_captions_says_so(run_sra2, captioned_folder):

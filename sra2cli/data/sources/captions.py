@@ -63,6 +63,11 @@ def add_captions(found: Found) -> bool:
     tables = [] if wanted in ("txt", "json") else _metadata(found)
     if wanted == AUTO and not tables:
         tables = _coco(found)
+    if found.contexts and not tables:
+        raise SetupError(
+            f"{found.root} holds U-ViT's features of captions, not their texts: give these by "
+            "--captions captions_train2014.json (COCO's, of the same split)"
+        )
     texts = _beside(found, "txt") if wanted in (AUTO, "txt") else {}
     if tables and texts:
         raise SetupError(

@@ -27,6 +27,7 @@ class Found:
         order: the images, by their numbers in the listing. names: they are stored under.
         prefix: the folder that the classes lie in, with its slash; "" for the root.
         of_shards: whether each archive is a class.
+        contexts: whether features of captions lie beside latents.
         taken: numbers of the other files that were used. The others as of `Source`.
     """
 
@@ -38,6 +39,7 @@ class Found:
     kind: Literal["images", "latents"] = "images"
     prefix: str = ""
     of_shards: bool = False
+    contexts: bool = False
     names: list[str] = field(default_factory=list)
     labels: list[int] | None = None
     class_names: list[str] = field(default_factory=list)
@@ -141,6 +143,7 @@ def _without_contexts(found: Found) -> None:
     there = set(names.values())
     matches = {i: CONTEXT.fullmatch(name) for i, name in names.items()}
     contexts = {i for i, m in matches.items() if m is not None and f"{m[1]}.npy" in there}
+    found.contexts = bool(contexts)
     if contexts:
         contexts |= {i for i, name in names.items() if name.endswith(EMPTY_CONTEXT)}
         rest = [i for i in found.order if i not in contexts]
