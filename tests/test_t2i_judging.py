@@ -295,3 +295,20 @@ def test_counts():
     within(found["text"].parameters, expected["text_params"])
     within(found["text"].macs / 1e9, expected["text_gmacs_77"])
     assert counting.text_cost("words").macs == 0
+
+
+def test_cost_shows_what_reading_captions_adds(run_sra2):
+    count = ["cost", "--model", "MMDiT-L/2", "--baseline", "sit", "--no-measure"]
+    share = result(run_sra2(*count, "--json"))["text_encoder"]
+    expected = COSTS["clip_vit_l14_text_77"]["overhead_percent_when_run_in_the_step"]
+    within(share["gmacs_percent"], expected)
+    assert "6.65 GMACs a caption, +11.0%" in " ".join(run_sra2(*count).stderr.split())
+
+
+def test_counted_in_the_step(run_sra2, tmp_path):
+    told = told_store(tmp_path / "told.h5")
+    planned = result(run_sra2(*training(told, "x", "train.steps=1"), "--dry-run", "--json"))
+    assert planned["text_encoder_gmacs"] == 0  # words are looked up
+    stored = told_store(tmp_path / "stored.h5", features=True)
+    planned = result(run_sra2(*training(stored, "x", "train.steps=1"), "--dry-run", "--json"))
+    assert "text_encoder_gmacs" not in planned

@@ -47,14 +47,16 @@ def cost(
         one_of("--baseline", baseline, (*METHODS, "sit", "all"))
         from sra2cli.core import console
         from sra2cli.tables import cost as room
+        from sra2cli.tables import methods as kinds
 
         if show is not None:
             result = room.load_result(show)
         else:
             device = pick_device(device)
-            rows = room.counted(model, room.methods_with(baseline, model), resolution=resolution)
+            rows = room.counted(model, kinds.methods_with(baseline, model), resolution=resolution)
             if not json:  # at once; measuring takes minutes
                 console.print_table(*room.counted_table(rows, model, resolution))
+                say_text(kinds.text_share(model, resolution=resolution))
             result = room.cost(
                 rows,
                 model,
@@ -72,12 +74,25 @@ def cost(
         if show is not None:
             counted = room.counted_table(result["counted"], result["model"], result["resolution"])
             console.print_table(*counted)
+            say_text(result.get("text_encoder"))
         if result["measured"] is not None:
             for table in room.measured_tables(result):
                 console.print_table(*table)
             say_how(result["measured"])
         if show is None and result["file"] is not None:
             console.say(f"written: {result['file']}")
+
+
+def say_text(share: dict[str, Any] | None) -> None:
+    """What reading captions adds, for a model that is told them."""
+    from sra2cli.core import console
+
+    if share is not None:
+        console.say(
+            f"reading captions in the step, with {share['name']}: {share['parameters'] / 1e6:.1f}M "
+            f"parameters, {share['gmacs']:.2f} GMACs a caption, {share['gmacs_percent']:+.1f}%; "
+            "nothing with --text-features in the store"
+        )
 
 
 def say_how(found: dict[str, Any]) -> None:

@@ -19,7 +19,14 @@ from sra2cli.core.environment import environment
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.files import write_json
 from sra2cli.tables import paper
-from sra2cli.tables.methods import PLAIN, STORED, family, fits, method_recipe, methods, title
+from sra2cli.tables.methods import (
+    PLAIN,
+    STORED,
+    method_recipe,
+    methods,
+    text_share,
+    title,
+)
 from sra2cli.tables.timing import Setting, measured
 from sra2cli.training.counting import MethodCost, method_cost
 
@@ -85,6 +92,7 @@ def cost(
         "model": model,
         "resolution": resolution,
         "counted": rows,
+        "text_encoder": text_share(model, resolution=resolution),
         "measured": None,
         "date": datetime.date.today().isoformat(),
         "environment": environment(device),
@@ -123,15 +131,6 @@ def default_name(result: dict[str, Any], device: str) -> str:
     named = "all" if len(rows) == len(methods()) else rows[-1]["method"]
     model = found["model"].replace("/", "").replace("-", "")
     return f"{model}-{found['resolution']}px-{named}-{device.partition(':')[0]}.json"
-
-
-def methods_with(baseline: str, model: str) -> list[str]:
-    """SiT, SRA 2 and what they are compared with, in the order of the table."""
-    if family(model)[0] == "MaskDiT":  # it is not trained here
-        return [PLAIN]
-    wanted = {"sit", "sra2", *(methods() if baseline == "all" else (baseline,))}
-    wanted |= {f"{name}{STORED}" for name in wanted}
-    return [method for method in methods() if method in wanted and fits(method, model)]
 
 
 def orders(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -1,10 +1,14 @@
 """The rows of Table 5: SiT, and every method of the registry as its paper has it."""
 
+from typing import Any
+
 from sra2cli.config.methods import METHODS
 from sra2cli.config.recipe import from_dict
 from sra2cli.config.settings import Recipe
 from sra2cli.core.errors import SetupError
+from sra2cli.encoders.text_networks import CLIP_LARGE
 from sra2cli.models.build import shape_of
+from sra2cli.training.counting import method_cost
 
 PLAIN, STORED = "sit", "-stored"  # no method; with the encoder's features in the store
 
@@ -46,6 +50,28 @@ def fits(method: str, model: str) -> bool:
     """Whether a row is for a model: what needs a class token is a network of SiT's family."""
     known = METHODS.get(method.removesuffix(STORED))
     return known is None or "class token" not in known.settings.needs or family(model)[0] == "SiT"
+
+
+def methods_with(baseline: str, model: str) -> list[str]:
+    """SiT, SRA 2 and what they are compared with, in the order of the table."""
+    if family(model)[0] == "MaskDiT":  # it is not trained here
+        return [PLAIN]
+    wanted = {"sit", "sra2", *(methods() if baseline == "all" else (baseline,))}
+    wanted |= {f"{name}{STORED}" for name in wanted}
+    return [method for method in methods() if method in wanted and fits(method, model)]
+
+
+def text_share(model: str, *, resolution: int = 256) -> dict[str, Any] | None:
+    """What reading captions adds to a model that is told them, where it is done in the step: in
+    parameters, GMACs, and percent of the model's; None for a model with classes."""
+    wanted = method_recipe(model, PLAIN, resolution=resolution)
+    if shape_of(wanted).condition != "text":
+        return None
+    cost = method_cost(wanted, text_encoder=CLIP_LARGE)
+    text = cost.external["text_encoder"]
+    percent = 100 * text.macs / cost.network.macs
+    found = {"parameters": text.parameters, "gmacs": text.macs / 1e9, "gmacs_percent": percent}
+    return {"name": CLIP_LARGE, **found}
 
 
 def method_recipe(model: str, method: str, *, resolution: int = 256) -> Recipe:

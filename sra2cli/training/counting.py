@@ -195,13 +195,13 @@ PEAK = {  # dense matrix rate in FLOP/s of half precision, from the makers' data
 }
 
 
-def flops_per_image(recipe: Recipe, *, encoder: bool) -> float:
+def flops_per_image(recipe: Recipe, *, encoder: bool, text_encoder: str | None = None) -> float:
     """Of a training step: trained parts run forward and twice as much backward, others forward.
 
     Args:
-        encoder: REPA's encoder runs while training.
+        encoder: REPA's encoder runs while training. text_encoder: as `method_cost`.
     """
-    cost = method_cost(recipe, stored_features=not encoder)
+    cost = method_cost(recipe, stored_features=not encoder, text_encoder=text_encoder)
     trained = cost.network.macs + sum(c.macs for c in cost.heads.values())
     return 2.0 * (3 * trained + sum(c.macs for c in cost.external.values()))
 

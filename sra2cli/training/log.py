@@ -17,7 +17,7 @@ class Watch:
 
     Args:
         step: the run goes on from here; later entries of an earlier process are dropped.
-        encoder: an image encoder runs while training.
+        encoder: an image encoder runs while training. text_encoder: which one does; None: none.
     """
 
     def __init__(
@@ -28,13 +28,14 @@ class Watch:
         device: str,
         processes: int,
         encoder: bool,
+        text_encoder: str | None,
         previews: Previews,
         judge: TrainingJudge | None,
     ):
         self.run, self.recipe, self.previews, self.judge = run, run.recipe, previews, judge
         self._metrics = run.start_metrics(step)
         self._begun, self._at = time.monotonic(), step
-        self._flops = flops_per_image(run.recipe, encoder=encoder)
+        self._flops = flops_per_image(run.recipe, encoder=encoder, text_encoder=text_encoder)
         self._peak = peak_rate(device, run.recipe) * processes
         self._board = tensorboard(run.path, step) if run.recipe.log.tensorboard else None
         self._wandb = weights_and_biases(run) if run.recipe.log.wandb else None

@@ -128,6 +128,7 @@ def watching(
         device=group.device,
         processes=group.count,
         encoder=training.encoder is not None,
+        text_encoder=training.text_encoder.name if training.text_encoder else None,
         previews=Previews(run, training.store, device=group.device, offline=offline),
         judge=judge,
     )

@@ -10,7 +10,7 @@ from sra2cli.config.settings import Recipe
 from sra2cli.core import console
 from sra2cli.core.processes import Group
 from sra2cli.training.assemble import Training, prepare, start
-from sra2cli.training.counting import method_cost, parameters
+from sra2cli.training.counting import MethodCost, method_cost, parameters
 from sra2cli.training.objective import Objective
 from sra2cli.training.store_check import SMALL
 
@@ -49,7 +49,8 @@ def plan(
         store.verify()
     else:
         store.verify_attributes()
-    cost = method_cost(wanted, stored_features=training.encoder is None)
+    reader = training.text_encoder.name if training.text_encoder else None
+    cost = method_cost(wanted, stored_features=training.encoder is None, text_encoder=reader)
     settings, micro = wanted.train, len(training.indices[0])
     heads = sum(c.parameters for c in cost.heads.values())
     objective = training.objective()
@@ -63,6 +64,7 @@ def plan(
         "parameters": cost.network.parameters,
         "head_parameters": heads,
         "gmacs": round((cost.network.macs + sum(c.macs for c in cost.heads.values())) / 1e9, 4),
+        **text_share(cost),
         "precision": settings.precision,
         "images": len(store),
         "steps": settings.steps,
@@ -75,6 +77,12 @@ def plan(
         "checkpoint_gb": round(16 * parameters(objective) / 1e9, 2),
         "dry_run": True,
     }
+
+
+def text_share(cost: MethodCost) -> dict[str, float]:
+    """Of the text encoder that runs in the step, if one does whose cost is known."""
+    text = cost.external.get("text_encoder")
+    return {} if text is None else {"text_encoder_gmacs": round(text.macs / 1e9, 4)}
 
 
 def measure(training: Training, objective: Objective, device: str) -> tuple[float, float]:
