@@ -1,13 +1,17 @@
+import math
+
 import pytest
 import torch
 
 from sra2cli import align
 from sra2cli.align.contract import AlignInputs
+from sra2cli.align.dispersive import dispersion
 from sra2cli.align.heads import OBJECTIVES, token_loss
+from sra2cli.align.repa import over_tokens
 from sra2cli.align.sra import teacher_time
-from sra2cli.config.methods import REPA, SRA, SRA2
+from sra2cli.config.methods import REPA, SRA, SRA2, Dispersive, Internal, LayerSync
 from sra2cli.models.contract import Condition
-from sra2cli.models.layers import patchify
+from sra2cli.models.layers import patchify, unpatchify
 
 SHAPE = align.Shape(width=48, depth=4, patch=2, channels=4, latent=8, classes=10)
 
@@ -170,6 +174,74 @@ def test_sra_weight_falls_tenfold_in_1000_epochs():
 def test_depths_the_network_lacks_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         align.build(settings, SHAPE, feature_width=8)
+
+
+def test_layersync_stops_its_target():
+    layersync = align.build({"layersync": LayerSync(depth=1, target_depth=3)}, SHAPE)["layersync"]
+    tokens = {1: torch.randn(3, 16, 48, requires_grad=True), 3: torch.randn(3, 16, 48)}
+    tokens[3].requires_grad_()
+    batch = inputs()
+    loss = layersync(tokens, batch)
+    cos = (tokens[1] * tokens[3]).sum(2) / (tokens[1].norm(dim=2) * tokens[3].norm(dim=2))
+    torch.testing.assert_close(loss, -cos.mean(dim=1))
+    loss.sum().backward()
+    assert tokens[1].grad.any() and tokens[3].grad is None
+    assert layersync.depths == (1, 3) and not list(layersync.parameters())
+    assert layersync({1: 2 * tokens[3], 3: tokens[3]}, batch).detach() == pytest.approx([-1] * 3)
+
+
+def test_internal_reads_the_velocity_off_a_block():
+    internal = align.build({"internal": Internal(depth=2)}, SHAPE)["internal"]
+    tokens, v = {2: torch.randn(3, 16, 48)}, torch.randn(3, 4, 8, 8)
+    batch = inputs(c=torch.randn(3, 48), v=v)
+    torch.testing.assert_close(internal(tokens, batch), v.square().mean(dim=(1, 2, 3)))  # from 0
+    with torch.no_grad():
+        internal.final.linear.bias.copy_(torch.arange(16.0))
+    constant = unpatchify(torch.arange(16.0).expand(3, 16, 16), 2)
+    expected = (constant - v).square().mean(dim=(1, 2, 3))
+    torch.testing.assert_close(internal(tokens, batch), expected)
+    with pytest.raises(ValueError, match="a network that has a vector c"):
+        internal(tokens, inputs(v=v))
+    with pytest.raises(ValueError, match="needs the velocity"):
+        internal(tokens, inputs(c=batch.c))
+
+
+def test_dispersion_by_hand():
+    """Two samples at distance d: log of (1 + exp(-d / tau)) / 2, of both alike."""
+    x = torch.zeros(4, 2, 3)
+    x[1] += 1.0  # mean squared difference 1 to the first
+    x[3] += 2.0  # 4
+    method = align.build({"dispersive": Dispersive(depth=1, temperature=0.5)}, SHAPE)["dispersive"]
+    x.requires_grad_()
+    loss = method({1: x}, inputs(batch=4, group=2))
+    first, second = (math.log((1 + math.exp(-d / 0.5)) / 2) for d in (1, 4))
+    assert loss.tolist() == pytest.approx([first, first, second, second], abs=1e-6)
+    loss.sum().backward()
+    assert (x.grad[1] < 0).all() and torch.equal(x.grad[0], -x.grad[1])  # downhill they part
+    alone = method({1: x.detach()}, inputs(batch=4, group=1))
+    assert torch.equal(alone, torch.zeros(4))
+    far = dispersion(1000 + 100 * torch.randn(1, 8, 16, 48), 0.5)
+    assert far.item() == pytest.approx(-math.log(8))
+
+
+def test_repa_with_irepas_two_changes():
+    features = torch.randn(3, 16, 24) + 5
+    found = over_tokens(features, 0.6)
+    mean, std = features.mean(dim=1, keepdim=True), features.std(dim=1, keepdim=True)
+    torch.testing.assert_close(found, (features - 0.6 * mean) / std, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(over_tokens(features, 1.0).mean(dim=1), torch.zeros(3, 24))
+    settings = {"repa": REPA(depth=1, projector="conv", spatial_norm=0.6)}
+    repa = align.build(settings, SHAPE, feature_width=24)["repa"]
+    assert sum(p.numel() for p in repa.parameters()) == 9 * 48 * 24 + 24
+    repa.head.conv.weight.data.zero_()[:, :24, 1, 2] = torch.eye(24)  # the right-hand neighbour
+    tokens = torch.randn(3, 16, 48)
+    moved = tokens.unflatten(1, (4, 4))[..., :24].roll(-1, dims=2)
+    moved[:, :, 3] = 0  # beyond the edge
+    torch.testing.assert_close(repa.head(tokens), moved.flatten(1, 2))
+    loss = repa({1: tokens}, inputs(features=features))
+    cos = torch.nn.functional.cosine_similarity(moved.flatten(1, 2), found, dim=2)
+    torch.testing.assert_close(loss, -cos.mean(dim=1))
+    assert not repa({1: tokens.requires_grad_()}, inputs(features=features)).isnan().any()
 
 
 def test_missing_ingredients_are_named():

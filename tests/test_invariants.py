@@ -30,6 +30,21 @@ def test_shares_cover_the_global_batch():
         share(of(5), rank=0, processes=1)
 
 
+def test_micro_batches_hold_whole_groups_where_samples_are_compared():
+    for compared in ("align.dispersive.depth=2", "train.contrastive=0.05"):
+        settings = [compared, "train.batch=32", "train.micro_batch=8"]
+        fits = recipe.load("digits-sit", [*settings, "train.group=4"])
+        assert share(fits, rank=1, processes=2) == [range(16, 24), range(24, 32)]
+        with pytest.raises(SetupError, match="micro-batch of 8 is not made of whole groups of 16"):
+            share(recipe.load("digits-sit", settings), rank=0, processes=2)
+    share(recipe.load("digits-sit", settings[1:]), rank=0, processes=2)  # nothing is compared
+    with pytest.raises(SetupError, match=r"'train.group' is at least 2 with train.contrastive"):
+        recipe.load("digits-sit", ["train.contrastive=0.05", "train.group=1"])
+    reg = ["align.reg.projector=conv"]
+    with pytest.raises(SetupError, match=r"'align.reg.projector' is for align.repa"):
+        recipe.load("digits-sit", reg)
+
+
 def test_batches_do_not_depend_on_how_they_are_cut(digits_store):
     store, settings = Store(digits_store), recipe.load("digits-sit", ["train.batch=16"])
     cpu = torch.device("cpu")

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from conftest import GOLDEN
 from sra2cli.config import recipe
 from sra2cli.core import clock
 from sra2cli.data.batches import Batch
+from sra2cli.diffusion import path
 from sra2cli.models.contract import Condition
 from sra2cli.models.ema import Ema
 from sra2cli.models.sit import SIZES
-from sra2cli.training.objective import Objective, build_heads
+from sra2cli.training.objective import Objective, build_heads, next_of_group
 
 FEATURES = 24
 METHODS = {
@@ -22,6 +24,10 @@ METHODS = {
     "repa": {"repa": {"depth": 2, "hidden": 64}},
     "sra": {"sra": {"depth": 1, "teacher_depth": 3}},
     "repa+sra2": {"repa": {"depth": 3, "hidden": 64}, "sra2": {"depth": 2}},
+}
+GROUPED = {
+    "dispersive": ({"dispersive": {"depth": 2}}, {}),
+    "contrastive": ({}, {"contrastive": 0.05}),
 }
 OBJECTIVES = ("smooth-l1", "cosine", "l1", "l2")
 
@@ -122,6 +128,65 @@ def test_the_total_is_the_weighted_sum():
     losses = module(make_batch(0, 4))
     total = losses["denoise"] + 0.3 * losses["sra2"] + 0.5 * losses["repa"]
     torch.testing.assert_close(losses["loss"], total)
+
+
+def test_contrastive_takes_the_next_of_the_group():
+    """-w (v - v_other)^2, v_other of the partner's latent and noise at the sample's own time."""
+    kind = {"kind": "cosine"}  # there the time matters
+    tree = digits({}, contrastive=0.05, group=2).to_dict() | {"path": kind}
+    module = Objective(recipe.from_dict(tree))
+    jolt(module)
+    batch = make_batch(0, 4)
+    losses = module(batch)
+    partner = [1, 0, 3, 2]
+    x_t, _ = path.interpolate(batch.z, batch.noise, batch.t, "cosine")
+    _, other = path.interpolate(batch.z[partner], batch.noise[partner], batch.t, "cosine")
+    found = module.network(x_t, batch.t, batch.condition).v
+    torch.testing.assert_close(losses["contrastive"], (found - other).square().mean())
+    torch.testing.assert_close(losses["loss"], losses["denoise"] - 0.05 * losses["contrastive"])
+    assert next_of_group(torch.arange(6), 3).tolist() == [1, 2, 0, 4, 5, 3]
+
+
+@pytest.mark.parametrize("method", GROUPED)
+def test_terms_over_pairs_do_not_depend_on_how_a_batch_is_cut(method):
+    align, train = GROUPED[method]
+    module = Objective(digits(align, group=4, **train))
+    jolt(module)
+    batch = make_batch(0, 16)
+
+    def part(rows: slice) -> Batch:
+        cut = {k: v[rows] for k, v in vars(batch).items() if isinstance(v, torch.Tensor)}
+        return replace(batch, **cut, condition=Condition(y=batch.condition.y[rows]))
+
+    def trained(parts: list[Batch]) -> tuple[list[float], list[torch.Tensor]]:
+        module.zero_grad(set_to_none=True)
+        found = [module(part) for part in parts]
+        for losses in found:
+            (losses["loss"] / len(parts)).backward()
+        names = found[0]
+        means = [sum(x[name].item() for x in found) / len(found) for name in names]
+        return means, [p.grad for p in module.parameters()]
+
+    whole, expected = trained([batch])
+    assert GROUPED[method][0].keys() <= module.methods().keys()
+    for size in (4, 8):
+        found, gradients = trained([part(slice(k, k + size)) for k in range(0, 16, size)])
+        assert found == pytest.approx(whole, abs=1e-5)
+        for a, b in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["layersync", "internal", "dispersive"])
+def test_gradients_of_methods_without_a_target_of_others(method):
+    settings = {"layersync": {"depth": 2, "target_depth": 4}}.get(method, {"depth": 2})
+    module = Objective(digits({method: settings}, group=4))
+    jolt(module)
+    for parameter in module.heads.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    module(make_batch(0, 4))[method].backward()
+    inner, outer = (module.network.blocks[k].mlp.fc1.weight.grad for k in (1, 2))
+    assert inner.any() and inner.isfinite().all() and outer is None
+    assert all(p.grad is not None and p.grad.any() for p in module.heads.parameters())
 
 
 def test_no_gradient_flows_into_what_is_frozen():

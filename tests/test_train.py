@@ -34,6 +34,11 @@ METHODS = {
     "sra2": ["align.sra2.depth=2"],
     "repa": ["align.repa.depth=2"],
     "sra": ["align.sra.depth=1", "align.sra.teacher_depth=3"],
+    "layersync": ["align.layersync.depth=1", "align.layersync.target_depth=3"],
+    "internal": ["align.internal.depth=2"],
+    "dispersive": ["align.dispersive.depth=2", "train.group=4"],
+    "contrastive": ["train.contrastive=0.05", "train.group=4"],
+    "irepa": ["align.repa.depth=2", "align.repa.projector=conv", "align.repa.spatial_norm=0.6"],
     "repa+sra2": ["align.repa.depth=2", "align.sra2.depth=2"],
 }
 
@@ -133,6 +138,18 @@ def test_processes_and_accumulation_do_not_change_the_run(store, dinov2, tmp_pat
             assert a == pytest.approx(b, abs=1e-6)
         for key, tensor in weights(tmp_path / name).items():
             assert (tensor - first[key]).abs().max() < 1e-5, (name, key)
+
+
+def test_terms_over_pairs_do_not_depend_on_processes(store, tmp_path):
+    """1 x 8 and 2 x 4, in groups of 4; accumulation: tests/test_objective.py."""
+    settings = [*METHODS["dispersive"], *METHODS["contrastive"], "train.lr=1e-4"]
+    for name, processes in (("one", 1), ("two", 2)):
+        run(command(store, tmp_path / name, *settings, processes=processes))
+    for a, b in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
+        assert a == pytest.approx(b, abs=1e-5)
+    first = weights(tmp_path / "one")
+    for key, tensor in weights(tmp_path / "two").items():
+        assert (tensor - first[key]).abs().max() < 1e-5, key
 
 
 def test_two_processes_killed_and_resumed(store, tmp_path):

@@ -13,7 +13,7 @@ from sra2cli.cli.app import app, one_of, pick_device, refuse_given, user_errors
 def cost(
     ctx: typer.Context,
     baseline: Annotated[
-        str, o.what("Beside SiT and SRA 2: repa, reg, sra or all; sit: nothing more.")
+        str, o.what("Beside SiT and SRA 2: repa, or another method; all; sit: nothing more.")
     ] = "all",
     model: Annotated[
         str, o.what("What is counted: a size of SiT, or LightningDiT-XL/1, MaskDiT-XL/2.")

@@ -8,7 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from sra2cli.config.checks import Count, Natural, NotNegative, Number, Until, Window, settings
+from sra2cli.config.checks import (
+    Count,
+    Natural,
+    NotNegative,
+    Number,
+    Positive,
+    Until,
+    Window,
+    settings,
+)
 
 Objective = Literal["smooth-l1", "cosine", "l1", "l2"]
 
@@ -18,8 +27,8 @@ class MethodSettings:
     """What every method has; the blocks it aligns are settings whose names end in depth or depths.
 
     Class attributes: needs says what a method asks of a batch beside latents: "teacher" (tokens of
-    another network), "features" (of the image encoder that its setting `encoder` names);
-    or of the network: "class token".
+    another network), "features" (of the image encoder that its setting `encoder` names), "group"
+    (it compares samples of train.group); or of the network: "class token".
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -66,6 +75,9 @@ class REPA(MethodSettings):
     layers: Count = 3
     hidden: Count = 2048
     encoder: str = "facebook/dinov2-base"  # name or folder; its features may lie in the store
+    projector: Literal["mlp", "conv"] = "mlp"  # conv: one of 3x3, in place of the linears (iREPA)
+    spatial_norm: NotNegative | None = None  # a: target less a x its mean over tokens, over its
+    # deviation over tokens (iREPA, arXiv 2512.10794); null: the target as it is
 
 
 @settings
@@ -76,6 +88,11 @@ class REG(REPA):
     needs = frozenset({"features", "class token"})
 
     class_weight: NotNegative = 0.03  # of the class token's velocity loss; it outlasts `until`
+
+    def __post_init__(self) -> None:
+        for key, own in (("projector", "mlp"), ("spatial_norm", None)):
+            if getattr(self, key) != own:
+                raise ValueError(f"'{key}' is for align.repa: a class token is not in the square")
 
 
 @settings
@@ -97,6 +114,38 @@ class SRA(MethodSettings):
         if self.decay_after is None or epoch <= self.decay_after:
             return 1.0
         return float(0.1 ** ((epoch - self.decay_after) / self.decay_epochs))
+
+
+@settings
+class LayerSync(MethodSettings):
+    """LayerSync (arXiv 2510.12581): align tokens with the network's own of a later block."""
+
+    depth: Count = 8
+    target_depth: Count = 16  # no gradient reaches it
+    weight: NotNegative = 0.2
+
+    def __post_init__(self) -> None:
+        if self.depth == self.target_depth:
+            raise ValueError(f"'target_depth' is another block than depth, {self.depth}")
+
+
+@settings
+class Internal(MethodSettings):
+    """Internal Guidance (arXiv 2512.24176), its training: a velocity read off a middle block."""
+
+    depth: Count = 8
+    weight: NotNegative = 0.5
+
+
+@settings
+class Dispersive(MethodSettings):
+    """Dispersive loss (arXiv 2506.09027): tokens of different samples are driven apart."""
+
+    needs = frozenset({"group"})
+
+    depth: Count = 7
+    weight: NotNegative = 0.5
+    temperature: Positive = 0.5
 
 
 @dataclass(frozen=True)
@@ -142,5 +191,28 @@ METHODS: dict[str, Method] = {  # by their names in a recipe's `align`
         "sra2cli.align.sra2:Sra2Alignment",
         "SRA 2",
         {"S": {"depth": 2}, "B": {"depth": 2}, "L": {"depth": 8}, "XL": {"depth": 8}},
+    ),
+    "layersync": Method(
+        LayerSync,
+        "sra2cli.align.layersync:LayerSyncAlignment",
+        "LayerSync",
+        {  # S, B and L: ours
+            "S": {"depth": 4, "target_depth": 8},
+            "B": {"depth": 4, "target_depth": 8},
+            "L": {"depth": 8, "target_depth": 16},
+            "XL": {"depth": 8, "target_depth": 16},
+        },
+    ),
+    "internal": Method(
+        Internal,
+        "sra2cli.align.internal:InternalAlignment",
+        "Internal Guidance",
+        {"S": {"depth": 4}, "B": {"depth": 4}, "L": {"depth": 8}, "XL": {"depth": 8}},
+    ),
+    "dispersive": Method(
+        Dispersive,
+        "sra2cli.align.dispersive:DispersiveAlignment",
+        "Dispersive loss",
+        {"S": {"depth": 3}, "B": {"depth": 3}, "L": {"depth": 6}, "XL": {"depth": 7}},
     ),
 }

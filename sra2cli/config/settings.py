@@ -85,12 +85,19 @@ class Train:
     weight_decay: NotNegative = 0.0
     grad_clip: Positive | None = 1.0  # null: none
     cosine_loss: NotNegative = 0.0  # weight of 1 - cosine of the velocities (LightningDiT: 1)
+    contrastive: NotNegative = 0.0  # weight of -||v - v of another sample||^2 (its paper: 0.05)
+    group: Count = 16  # samples, one after the other in the global batch, that are compared:
+    # by train.contrastive, which takes the next one of the group, and by align.dispersive
     label_dropout: Fraction = 0.1
     ema: Fraction = 0.9999
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 where it is fast
     tf32: Flag = False  # lets CUDA multiply fp32 matrices with 10 bits
     compile: Flag | None = None  # torch.compile of the blocks; null: on CUDA
     checkpointing: Flag = False  # recompute activations: a third more time, far less memory
+
+    def __post_init__(self) -> None:
+        if self.contrastive and self.group < 2:
+            raise ValueError("'group' is at least 2 with train.contrastive")
 
 
 @settings
@@ -133,6 +140,12 @@ class Recipe:
     def needs(self, what: str, step: int, epoch: int) -> bool:
         """Whether a method that is on at a step needs the "teacher" or the "features"."""
         return any(what in s.needs and s.factor(step, epoch) for s in self.align.values())
+
+    @property
+    def grouped(self) -> bool:
+        """Whether samples of a group (train.group) are compared with each other."""
+        methods = any("group" in s.needs and s.weight for s in self.align.values())
+        return methods or self.train.contrastive > 0
 
     @property
     def encoder(self) -> str | None:

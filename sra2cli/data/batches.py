@@ -214,7 +214,8 @@ def share(wanted: Recipe, *, rank: int, processes: int) -> list[range]:
     """Indices of the global batch for each micro-batch of one process.
 
     Raises:
-        SetupError: the global batch is not processes x micro-batch x accumulation.
+        SetupError: the global batch is not processes x micro-batch x accumulation, or a
+            micro-batch is not made of whole groups where samples of a group are compared.
     """
     batch, mend = wanted.train.batch, "change train.batch, train.micro_batch or --processes"
     if batch % processes:
@@ -226,5 +227,11 @@ def share(wanted: Recipe, *, rank: int, processes: int) -> list[range]:
     if own % micro:
         raise SetupError(
             f"micro-batch {micro} does not divide the {own} samples of a process: {mend}"
+        )
+    group = wanted.train.group
+    if wanted.grouped and micro % group:
+        raise SetupError(
+            f"a micro-batch of {micro} is not made of whole groups of {group}, within which "
+            f"samples are compared: {mend}, or train.group"
         )
     return [range(first, first + micro) for first in range(rank * own, (rank + 1) * own, micro)]

@@ -5,6 +5,7 @@ sides alike. Warm-up and compiling are kept out.
 """
 
 import gc
+import math
 import statistics
 import tempfile
 import time
@@ -83,7 +84,7 @@ def release() -> None:
 
 def recipe_at(setting: Setting, method: str, batch: int) -> Recipe:
     tree = method_recipe(setting.model, method, resolution=setting.resolution).to_dict()
-    tree["train"]["batch"] = batch
+    tree["train"] |= {"batch": batch, "group": math.gcd(batch, tree["train"]["group"])}
     return from_dict(tree)
 
 

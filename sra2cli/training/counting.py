@@ -152,6 +152,7 @@ def one_sample(method: Alignment, shape: Shape, taught: list[int]) -> Tensor:
         class_feature=torch.zeros(1, WIDTH),
         class_taps={depth: torch.zeros(1, shape.width) for depth in method.depths},
         teacher=teacher,
+        v=z,
     )
     taps = {depth: torch.zeros(1, shape.tokens, shape.width) for depth in method.depths}
     loss: Tensor = method(taps, inputs)

@@ -21,7 +21,9 @@ class Objective(nn.Module):
 
     With a cosine term (train.cosine_loss) L_denoise is joined by the weighted mean over positions
     of 1 - cosine of the velocities, over channels (LightningDiT, arXiv 2501.01423). With a class
-    token (REG, arXiv 2507.01467) its own velocity has a loss too.
+    token (REG, arXiv 2507.01467) its own velocity has a loss too. With a contrastive term
+    (train.contrastive) the weighted squared error against another sample's velocity is taken off
+    (contrastive flow matching, arXiv 2506.05350; its public code is gstoica27/DeltaFM).
 
     Args:
         recipe: shape of the network, path, methods.
@@ -34,6 +36,7 @@ class Objective(nn.Module):
     def __init__(self, recipe: Recipe, *, feature_width: int | None = None):
         super().__init__()
         self.kind, self.cosine_weight = recipe.path.kind, recipe.train.cosine_loss
+        self.contrastive, self.group = recipe.train.contrastive, recipe.train.group
         reg = recipe.align.get("reg", REG())  # without the method a class token is still predicted
         self.class_weight: float = getattr(reg, "class_weight")  # noqa: B009
         with _Seeded(recipe.seed, 0):
@@ -55,8 +58,8 @@ class Objective(nn.Module):
         factors: Mapping[str, float] | None = None,
         teacher: align.Teacher | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of a batch, float32 scalars: "loss" (the total), "denoise", "cosine" and "class"
-        (velocity of the class token) where there are such, one per method.
+        """Losses of a batch, float32 scalars: "loss" (the total), "denoise", "cosine",
+        "contrastive" and "class" (velocity of the class token) where there are such, one a method.
 
         Args:
             factors: None: those of the first step. A method whose factor is 0 has no loss.
@@ -72,11 +75,12 @@ class Objective(nn.Module):
         depths = {depth for method in active.values() for depth in method.depths}
         out = self.network(x_t, batch.t, condition, taps=depths)
         (found, class_found), (v, class_v) = map(self.network.unpack, (out.v.float(), target))
-        losses = {"denoise": (found - v).square().mean()}
+        losses = self._denoising(batch, found, v)
         total = losses["denoise"]
-        if self.cosine_weight:
-            losses["cosine"] = 1 - F.cosine_similarity(found, v, dim=1, eps=1e-8).mean()
+        if "cosine" in losses:
             total = total + self.cosine_weight * losses["cosine"]
+        if "contrastive" in losses:
+            total = total - self.contrastive * losses["contrastive"]
         if class_found is not None and class_v is not None:
             losses["class"] = (class_found - class_v).square().mean()
             total = total + self.class_weight * losses["class"]
@@ -92,6 +96,8 @@ class Objective(nn.Module):
             class_feature=batch.class_feature,
             class_taps=out.class_taps,
             teacher=teacher,
+            v=v,
+            group=self.group,
         )
         for name, method in self.methods().items():
             if name in active:
@@ -100,6 +106,23 @@ class Objective(nn.Module):
             else:
                 total = total + method.nothing()
         return {"loss": total, **losses}
+
+    def _denoising(self, batch: Batch, found: Tensor, v: Tensor) -> dict[str, Tensor]:
+        """Losses of the latent's velocity, without their weights; found, v: (B, C, H, W)."""
+        losses = {"denoise": (found - v).square().mean()}
+        if self.cosine_weight:
+            losses["cosine"] = 1 - F.cosine_similarity(found, v, dim=1, eps=1e-8).mean()
+        if self.contrastive:
+            state = self.network.pack(batch.z, batch.class_feature)
+            pair = next_of_group(state, self.group), next_of_group(batch.noise, self.group)
+            other, _ = self.network.unpack(path.interpolate(*pair, batch.t, self.kind)[1])
+            losses["contrastive"] = (found - other).square().mean()
+        return losses
+
+
+def next_of_group(x: Tensor, group: int) -> Tensor:
+    """For each sample (first axis) the next one of its group; for a group's last its first."""
+    return x.unflatten(0, (-1, group)).roll(-1, dims=1).flatten(0, 1)
 
 
 def build_heads(recipe: Recipe, *, feature_width: int | None) -> nn.ModuleDict:
