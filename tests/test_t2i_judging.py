@@ -17,7 +17,7 @@ from sra2cli.data.images import square_crop
 from sra2cli.evaluation import network_judge, networks, pickscore
 from sra2cli.evaluation.pickscore import clip_extractor, pickscore_extractor
 from sra2cli.sampling.settings import PRESETS
-from sra2cli.tables import ablate, paper
+from sra2cli.tables import ablate, methods, paper
 from sra2cli.training import counting
 
 COSTS = json.loads((GOLDEN / "costs_t2i.json").read_text())
@@ -170,6 +170,11 @@ def test_what_would_mislead(run_sra2, tmp_path, models):
     said = "\n".join(found["warnings"])
     assert "mu and sigma alone" in said and "reads 1 of 30 prompts in part" in said
 
+    (tmp_path / "theirs.npz").rename(tmp_path / "fid_stats_mscoco256_val.npz")
+    write_samples(tmp_path / "bare", pictures(30))
+    bare = ["eval", "bare", "--metrics", "fid", "--ref", "fid_stats_mscoco256_val.npz", "--json"]
+    assert any("mu and sigma alone" in line for line in result(run_sra2(*bare))["warnings"])
+
     write_samples(tmp_path / "val", pictures(30, side=24, seed=1))
     save = ["--metrics", "is", "--save-stats"]
     assert run_sra2("eval", "val", *save, "adm.npz", "--crop", 16).returncode == 0
@@ -279,6 +284,19 @@ def test_what_the_papers_tell():
     assert PRESETS["t2i"] == {"solver": "em", "steps": 250, "last_step": 0.04, "cfg": 2.0}
 
 
+def test_while_training(run_sra2, tmp_path, clips, digits_store, monkeypatch):
+    monkeypatch.setattr(networks, "PICKSCORE", str(clips / "pick"))
+    told = told_store(tmp_path / "told.h5")
+    judge = ["log.eval_every=1", "log.eval_metrics=pickscore", "log.eval_num=4", "log.eval_steps=2"]
+    assert run_sra2(*training(told, "x", "train.steps=1", *judge)).returncode == 0
+    rows = [json.loads(line) for line in (tmp_path / "x" / "metrics.jsonl").open()]
+    (row,) = [row for row in rows if row.get("event") == "eval"]
+    assert np.isfinite(row["pickscore"]) and row["count"] == 4
+    plain = ["train", "--recipe", "digits-sit", "--data", digits_store, "--out", "y"]
+    sets = [part for setting in judge for part in ("--set", setting)]
+    assert "which these were not" in one_line(run_sra2(*plain, *sets), 2)
+
+
 def within(found: float, expected: float) -> None:
     assert abs(found / expected - 1) <= 1e-3
 
@@ -298,11 +316,12 @@ def test_counts():
 
 
 def test_cost_shows_what_reading_captions_adds(run_sra2):
-    count = ["cost", "--model", "MMDiT-L/2", "--baseline", "sit", "--no-measure"]
-    share = result(run_sra2(*count, "--json"))["text_encoder"]
+    share = methods.text_share("MMDiT-L/2")
     expected = COSTS["clip_vit_l14_text_77"]["overhead_percent_when_run_in_the_step"]
     within(share["gmacs_percent"], expected)
-    assert "6.65 GMACs a caption, +11.0%" in " ".join(run_sra2(*count).stderr.split())
+    assert methods.text_share("XL/2") is None
+    shown = run_sra2("cost", "--model", "MMDiT-S/2", "--baseline", "sit", "--no-measure")
+    assert "123.1M parameters, 6.65 GMACs a caption" in " ".join(shown.stderr.split())
 
 
 def test_counted_in_the_step(run_sra2, tmp_path):

@@ -11,6 +11,7 @@ from sra2cli.evaluation.reference import Reference
 from sra2cli.evaluation.scores import METRICS
 
 PAPERS_COUNT = 50_000
+UVIT = "fid_stats_mscoco256_val"  # U-ViT's statistics of MS-COCO
 TEXT_COUNT = 30_000  # the least that papers draw of MS-COCO's captions
 PACKAGED_SIZE = (32, 32)  # of digits and emoji
 
@@ -54,18 +55,16 @@ def of_prompts(
     real: Reference | None,
     crop: str | None,
 ) -> list[str]:
-    """The same, of images that were drawn of prompts.
+    """The same, of images that were drawn of prompts, and of what these are compared with.
 
     crop: of the images that the network was trained on; None: not known.
     """
-    if images.prompts is None:
-        return []
-    found, prompts = [], list(dict.fromkeys(images.prompts))
+    found, prompts = [], list(dict.fromkeys(images.prompts or ()))
     for reader in readers:
         cut = 0 if reader.too_long is None else sum(reader.too_long(prompts))
         if cut:
             found.append(f"{reader.name} reads {cut:,} of {len(prompts):,} prompts in part alone")
-    if real is not None and _alone(real):
+    if real is not None and (UVIT in real.about["name"] or (prompts and _alone(real))):
         found.append(
             f"{real.about['name']} holds mu and sigma alone: those of U-ViT for MS-COCO were made "
             "with another resize to 299x299 than ADM's, which is ours, and FID against them is "

@@ -154,7 +154,8 @@ def _from_npz(
     meta = npz.meta(path)
     try:
         meta = checked(Saved, meta) if meta.get("format") == FORMAT else {}
-    except ValueError as error:
+        cropped = Crop.of(str(meta["crop"])) if meta.get("crop") else None
+    except (ValueError, SetupError) as error:
         raise DataError(f"{path}: its {npz.META} is damaged: {error}") from None
     made_with = meta["extractor"]["fingerprint"] if meta else extractor.fingerprint
     if made_with != extractor.fingerprint:
@@ -169,8 +170,8 @@ def _from_npz(
     }
     if meta.get("size"):
         about["size"] = meta["size"]
-    if meta.get("crop"):
-        about["crop"] = str(meta["crop"])
+    if cropped is not None:
+        about["crop"] = str(cropped)
     statistics = {}
     for feature in sorted(need.moments):
         suffix = extractor.saved[feature]
