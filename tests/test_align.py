@@ -9,7 +9,15 @@ from sra2cli.align.dispersive import dispersion
 from sra2cli.align.heads import OBJECTIVES, token_loss
 from sra2cli.align.repa import over_tokens
 from sra2cli.align.sra import teacher_time
-from sra2cli.config.methods import REPA, SRA, SRA2, Dispersive, Internal, LayerSync
+from sra2cli.config.methods import (
+    REPA,
+    SRA,
+    SRA2,
+    Dispersive,
+    Internal,
+    LayerSync,
+    SelfTranscendence,
+)
 from sra2cli.models.contract import Condition
 from sra2cli.models.layers import patchify, unpatchify
 
@@ -188,6 +196,29 @@ def test_layersync_stops_its_target():
     assert tokens[1].grad.any() and tokens[3].grad is None
     assert layersync.depths == (1, 3) and not list(layersync.parameters())
     assert layersync({1: 2 * tokens[3], 3: tokens[3]}, batch).detach() == pytest.approx([-1] * 3)
+
+
+def test_self_transcendence_guides_a_frozen_networks_tokens():
+    settings = SelfTranscendence(depth=1, teacher_depth=3, guidance=30.0, window=(0.4, 0.7))
+    method = align.build({"self-transcendence": settings}, SHAPE)["self-transcendence"]
+    method.head = torch.nn.Identity()
+    told, null = Condition(y=torch.tensor([1, 2, 3])), Condition(y=torch.tensor([10, 10, 10]))
+    asked = []
+
+    def frozen(x_t, t, condition, depth):
+        asked.append((x_t, t, depth))
+        return torch.full((3, 16, 48), 1.1 if condition is told else 1.0, requires_grad=True)
+
+    t = torch.tensor([0.4, 0.5, 0.71])
+    batch = inputs(t=t, frozen=frozen, told=told, null=null)
+    tokens = torch.full((3, 16, 48), 2.0, requires_grad=True)
+    loss = method({1: tokens}, batch)  # the target is 1 + 30 * 0.1
+    assert loss.tolist() == pytest.approx([4.0, 4.0, 0.0], abs=1e-4)
+    loss.sum().backward()
+    assert tokens.grad[0].any() and len(asked) == 2
+    assert all(d == 3 and torch.equal(x, batch.noised(t)) and at is t for x, at, d in asked)
+    with pytest.raises(ValueError, match="tokens of a frozen network"):
+        method({1: tokens}, inputs())
 
 
 def test_internal_reads_the_velocity_off_a_block():

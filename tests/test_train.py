@@ -140,6 +140,40 @@ def test_processes_and_accumulation_do_not_change_the_run(store, dinov2, tmp_pat
             assert (tensor - first[key]).abs().max() < 1e-5, (name, key)
 
 
+FROZEN = ["align.self-transcendence.depth=1", "align.self-transcendence.teacher_depth=3"]
+
+
+def test_a_frozen_teacher_is_named_and_recorded(store, tmp_path):
+    first, out = tmp_path / "first", tmp_path / "second"
+    run(command(store, first, "align.sra2.depth=2", "train.steps=4"))
+    missing = run(command(store, out, *FROZEN), code=2)
+    assert "--set align.self-transcendence.teacher=RUN" in one_line(missing, 2)
+    teacher = f"align.self-transcendence.teacher={first}"
+    other = run(command(store, out, *FROZEN, teacher, "model.width=48"), code=2)
+    assert "a network of another shape" in one_line(other, 2)
+    run(command(store, out, *FROZEN, teacher, "train.steps=4"))
+    about = json.loads((out / "run.json").read_text())["teacher"]
+    checkpoint = first / "checkpoints" / "step-00000004" / "checkpoint.json"
+    files = json.loads(checkpoint.read_text())["files"]
+    assert about == {"path": str(first), "digest": files["ema.safetensors"]}
+    assert losses(out)[-1]["self-transcendence"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_with_a_frozen_teacher_killed_and_resumed(store, tmp_path, processes):
+    first, whole, killed = (tmp_path / name for name in ("first", "whole", "killed"))
+    run(command(store, first, "align.sra2.depth=2"))
+    settings = [*FROZEN, f"align.self-transcendence.teacher={first}"]
+    run(command(store, whole, *settings, processes=processes))
+    arguments = command(store, killed, *settings, processes=processes)
+    killed_run(arguments, killed, 2, random.Random(processes))
+    assert_same(whole, killed)
+    run(command(store, first, "align.sra2.depth=2", "train.steps=16"))
+    changed = run(command(store, whole, *settings, "train.steps=16"), code=2)
+    assert "other weights of its frozen teacher" in one_line(changed, 2)
+
+
 def test_terms_over_pairs_do_not_depend_on_processes(store, tmp_path):
     """1 x 8 and 2 x 4, in groups of 4; accumulation: tests/test_objective.py."""
     settings = [*METHODS["dispersive"], *METHODS["contrastive"], "train.lr=1e-4"]

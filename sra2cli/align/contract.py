@@ -26,6 +26,8 @@ class AlignInputs:
     class_feature: (B, F) of the encoder; class_taps: {depth: class token (B, D)}; both only where
     the network carries a class token.
     noised(t): x_t of this batch at other times (B,). teacher: where a method needs one.
+    frozen: another network's tokens, where a method needs them; told, null: then the condition
+    before dropout, and the one that tells nothing.
     v: (B, C, H, W), the velocity that the network is trained on.
     group: so many samples, one after the other, are one group of the global batch (train.group):
     what compares samples does so within groups, whatever the processes and micro-batches.
@@ -42,6 +44,9 @@ class AlignInputs:
     class_feature: Tensor | None = None
     class_taps: Mapping[int, Tensor] = field(default_factory=dict)
     teacher: Teacher | None = None
+    frozen: Teacher | None = None
+    told: Condition | None = None
+    null: Condition | None = None
     v: Tensor | None = None
     group: int = 1
 

@@ -27,8 +27,9 @@ class MethodSettings:
     """What every method has; the blocks it aligns are settings whose names end in depth or depths.
 
     Class attributes: needs says what a method asks of a batch beside latents: "teacher" (tokens of
-    another network), "features" (of the image encoder that its setting `encoder` names), "group"
-    (it compares samples of train.group); or of the network: "class token".
+    the EMA), "frozen" (those of the network that its setting `teacher` names), "features" (of the
+    image encoder that its setting `encoder` names), "group" (it compares samples of train.group);
+    or of the network: "class token".
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -130,6 +131,23 @@ class LayerSync(MethodSettings):
 
 
 @settings
+class SelfTranscendence(MethodSettings):
+    """Self-Transcendence (arXiv 2601.07773), its second stage: align tokens with a frozen network's
+    of a later block, guided. Its first stage is nearly SRA2."""
+
+    needs = frozenset({"frozen"})
+
+    teacher: str | None = None  # run or checkpoint of a network of the same shape
+    depth: Count = 6
+    teacher_depth: Count = 8
+    guidance: NotNegative = 30.0
+    weight: NotNegative = 0.5
+    window: Window = (0.4, 0.7)
+    layers: Count = 3
+    hidden: Count = 2048
+
+
+@settings
 class Internal(MethodSettings):
     """Internal Guidance (arXiv 2512.24176), its training: a velocity read off a middle block."""
 
@@ -201,6 +219,17 @@ METHODS: dict[str, Method] = {  # by their names in a recipe's `align`
             "B": {"depth": 4, "target_depth": 8},
             "L": {"depth": 8, "target_depth": 16},
             "XL": {"depth": 8, "target_depth": 16},
+        },
+    ),
+    "self-transcendence": Method(
+        SelfTranscendence,
+        "sra2cli.align.self_transcendence:SelfTranscendenceAlignment",
+        "Self-Transcendence",
+        {  # S, B and L: ours
+            "S": {"depth": 3, "teacher_depth": 4},
+            "B": {"depth": 3, "teacher_depth": 4},
+            "L": {"depth": 6, "teacher_depth": 8},
+            "XL": {"depth": 6, "teacher_depth": 8},
         },
     ),
     "internal": Method(

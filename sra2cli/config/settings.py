@@ -142,6 +142,12 @@ class Recipe:
         return any(what in s.needs and s.factor(step, epoch) for s in self.align.values())
 
     @property
+    def frozen(self) -> str | None:
+        """The network whose tokens some method needs, held beside the EMA; "": it is not named."""
+        needing = (s for s in self.align.values() if s.weight and "frozen" in s.needs)
+        return next((str(getattr(s, "teacher") or "") for s in needing), None)  # noqa: B009
+
+    @property
     def grouped(self) -> bool:
         """Whether samples of a group (train.group) are compared with each other."""
         methods = any("group" in s.needs and s.weight for s in self.align.values())

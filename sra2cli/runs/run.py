@@ -51,7 +51,7 @@ class StoreRecord(TypedDict):
 
 
 class InitRecord(TypedDict):
-    """Of the weights a run began from."""
+    """Of the weights a run began from, or of its frozen teacher."""
 
     path: str
     digest: str
@@ -62,6 +62,7 @@ class RunRecord(TypedDict):
 
     store: StoreRecord
     init: NotRequired[InitRecord | None]
+    teacher: NotRequired[InitRecord]
     id: NotRequired[str]
 
 

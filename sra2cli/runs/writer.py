@@ -44,6 +44,7 @@ class RunWriter(Run):
 
     Args:
         init: digest of the weights the run starts from; None: from scratch.
+        teacher: the same of a frozen network it aligns with; None: there is none.
 
     Raises:
         SetupError: the folder belongs to another recipe, store or start, or is in use.
@@ -57,6 +58,7 @@ class RunWriter(Run):
         *,
         device: str = "cpu",
         init: Mapping[str, str] | None = None,
+        teacher: Mapping[str, str] | None = None,
     ):
         if utf8(path).exists() and not path.is_dir():
             raise SetupError(f"{path} is a file, not a run folder")
@@ -67,7 +69,7 @@ class RunWriter(Run):
             busy = f"another training is running in {path}: stop it, or choose another --out"
             self._lock = hold(path / ".lock", busy)
             if not (path / "recipe.yaml").exists():
-                about = _about(store, device, init)
+                about = _about(store, device, init, teacher)
                 write_json(path / "run.json", about, indent=2)
                 write_atomically(path / "recipe.yaml", _yaml(wanted))
         except OSError as error:
@@ -78,6 +80,11 @@ class RunWriter(Run):
             raise SetupError(f"cannot write to the run folder {path}: {error.strerror}") from None
         super().__init__(path)
         self._check_same(wanted, store, init)
+        taught_by = (self.about.get("teacher") or {}).get("digest")
+        if taught_by != (teacher or {}).get("digest"):
+            raise SetupError(
+                f"{path} was trained with other weights of its frozen teacher: choose another --out"
+            )
         self.recipe = wanted
         if _yaml(wanted) != self.recipe_file.read_text(encoding="utf-8"):
             write_atomically(self.recipe_file, _yaml(wanted))
@@ -246,13 +253,19 @@ def _copy(value: Any) -> Any:
     return [_copy(v) for v in value] if isinstance(value, list) else value
 
 
-def _about(store: Store, device: str, init: Mapping[str, str] | None) -> dict[str, Any]:
+def _about(
+    store: Store,
+    device: str,
+    init: Mapping[str, str] | None,
+    teacher: Mapping[str, str] | None,
+) -> dict[str, Any]:
     data = {"path": str(store.path.resolve()), "checksums": store.checksums, "count": len(store)}
     return {
         "id": uuid.uuid4().hex,  # of the run, for services that watch it
         "environment": environment(device),
         "store": {**data, "info": asdict(store.info), "identity": None},
         "init": dict(init) if init else None,
+        **({"teacher": dict(teacher)} if teacher else {}),
     }
 
 

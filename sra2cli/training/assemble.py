@@ -32,6 +32,7 @@ class Training:
 
     images: what the store was made from; encoder: runs on them while training. Both, or neither.
     text_encoder: runs on captions while training; None where the store has their features.
+    frozen: another network, whose tokens a method aligns with; taught_by: its path and digest.
     indices: of the global batch, for each micro-batch of a step of this process.
     """
 
@@ -41,6 +42,8 @@ class Training:
     images: Source | None = None
     encoder: Encoder | None = None
     text_encoder: TextEncoder | None = None
+    frozen: Backbone | None = None
+    taught_by: Mapping[str, str] | None = None
 
     def objective(self) -> Objective:
         """Network and heads with their initial weights."""
@@ -51,7 +54,8 @@ class Training:
         return objective
 
     def engine(self, objective: Objective, group: Group) -> Engine:
-        return Engine(self.recipe, self.store, objective, group, self.encoder, self.text_encoder)
+        others = (self.encoder, self.text_encoder, self.frozen)
+        return Engine(self.recipe, self.store, objective, group, *others)
 
     def batches(self, device: str) -> Batches:
         pin = device.startswith("cuda")
@@ -92,8 +96,32 @@ def prepare(
     text_encoder = None
     if shape_of(wanted).condition == "text" and store.captions and not store.captions.has_features:
         text_encoder = text_encoder_of(store.info, device=group.device, offline=offline)
+    frozen, taught_by = frozen_network(wanted, store)
     wanted = resolve_precision(wanted, out, torch.device(group.device))
-    return Training(wanted, store, indices, source, encoder, text_encoder)
+    return Training(wanted, store, indices, source, encoder, text_encoder, frozen, taught_by)
+
+
+def frozen_network(
+    wanted: Recipe, store: Store
+) -> tuple[Backbone | None, Mapping[str, str] | None]:
+    """The network that a method aligns with beside the EMA, and what it is; None: no method does.
+
+    Raises:
+        SetupError: it is not named, or of another shape, path or latents.
+    """
+    if wanted.frozen is None:
+        return None, None
+    key = "align.self-transcendence.teacher"
+    if not wanted.frozen:
+        raise SetupError(f"--set {key}=RUN: the run or checkpoint whose tokens are the target")
+    network = open_network(Path(wanted.frozen))
+    if network.model.shape != shape_of(wanted):
+        raise SetupError(f"{key}: {wanted.frozen} is a network of another shape than the recipe's")
+    if network.path != wanted.path.kind:
+        raise SetupError(f"{key}: {wanted.frozen} was trained on the {network.path} path")
+    if (differ := network.other_latents(store.info)) is not None:
+        raise SetupError(f"{key}: {wanted.frozen} was trained on other latents: {differ}")
+    return network.model, {"path": wanted.frozen, "digest": network.about["checkpoint"]}
 
 
 def refuse_unbuildable(wanted: Recipe) -> None:

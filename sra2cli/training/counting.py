@@ -80,7 +80,8 @@ def method_cost(
             heads[name] = Cost(parameters(method), macs(partial(one_sample, method, shape, taught)))
             for depth in taught:
                 tokens = partial(model.tokens, x, t, told, depth=depth)
-                external[f"{name}_teacher"] = Cost(parameters_of(model, tokens), macs(tokens))
+                passes = taught.count(depth) * macs(tokens)
+                external[f"{name}_teacher"] = Cost(parameters_of(model, tokens), passes)
         if recipe.encoder is not None and not stored_features:
             encoder = image.dinov2_base(shape.side)
             pixels = torch.zeros(1, 3, 14 * shape.side, 14 * shape.side)
@@ -152,6 +153,9 @@ def one_sample(method: Alignment, shape: Shape, taught: list[int]) -> Tensor:
         class_feature=torch.zeros(1, WIDTH),
         class_taps={depth: torch.zeros(1, shape.width) for depth in method.depths},
         teacher=teacher,
+        frozen=teacher,
+        told=Condition(),
+        null=Condition(),
         v=z,
     )
     taps = {depth: torch.zeros(1, shape.tokens, shape.width) for depth in method.depths}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from sra2cli.align import Teacher
 from sra2cli.config.recipe import from_dict
 from sra2cli.config.settings import Recipe, Train
 from sra2cli.core.errors import DataError
@@ -21,6 +22,7 @@ from sra2cli.data.batches import Raw
 from sra2cli.data.store import Store
 from sra2cli.encoders.image import Encoder
 from sra2cli.encoders.text import TextEncoder
+from sra2cli.models.contract import Backbone
 from sra2cli.models.ema import Ema
 from sra2cli.runs.run import Checkpoint, Run
 from sra2cli.training.objective import Objective
@@ -43,6 +45,7 @@ class Engine:
         group: Group,
         encoder: Encoder | None = None,
         text_encoder: TextEncoder | None = None,
+        frozen: Backbone | None = None,
     ):
         settings = recipe.train
         self.recipe, self.store = recipe, store
@@ -54,11 +57,14 @@ class Engine:
         torch.backends.cudnn.allow_tf32 = settings.tf32
         self.objective = objective.to(self.device)
         self.objective.network.checkpointing = settings.checkpointing
+        self.frozen = None if frozen is None else Ema(frozen.to(self.device), 1.0)
         self.ema = Ema(objective.network, settings.ema)
         compiled = self.device.type == "cuda" if settings.compile is None else settings.compile
         if compiled:
             self.objective.network.compile_blocks()
             self.ema.model.compile_blocks()
+            if self.frozen is not None:
+                self.frozen.model.compile_blocks()
         self.optimizer = torch.optim.AdamW(
             objective.parameters(),
             lr=settings.lr,
@@ -86,6 +92,7 @@ class Engine:
         factors = self.objective.factors(self.step, epoch)
         needed = self.recipe.needs("teacher", self.step, epoch)
         teacher = self.ema.teacher if needed else None
+        frozen = self.frozen_teacher(epoch)
         total: dict[str, Tensor] = {}
         for number, raw in enumerate(raws, start=1):
             with self.autocast():  # an encoder too runs in the run's precision, as REPA's does
@@ -94,7 +101,7 @@ class Engine:
                 )
             with self._sync_if(number == len(raws)):
                 with self.autocast():
-                    losses = self.wrapped(batch, factors, teacher)
+                    losses = self.wrapped(batch, factors, teacher, frozen)
                 self.scaler.scale(losses["loss"] / len(raws)).backward()
             for name, loss in losses.items():
                 total[name] = total.get(name, 0) + loss.detach() / len(raws)
@@ -110,6 +117,12 @@ class Engine:
         if self.scaler.is_enabled():  # a step that overflowed is skipped, and has no numbers
             found = {name: torch.where(x.isfinite(), x, 0.0) for name, x in found.items()}
         self._add(found)
+
+    def frozen_teacher(self, epoch: int) -> Teacher | None:
+        """Tokens of the frozen network, where a method needs them at this step."""
+        if self.frozen is None or not self.recipe.needs("frozen", self.step, epoch):
+            return None
+        return self.frozen.teacher
 
     def _clip(self, trained: list[torch.nn.Parameter]) -> Tensor:
         """The norm of the gradients, which are cut to train.grad_clip if there is one."""

@@ -57,13 +57,14 @@ class Objective(nn.Module):
         batch: Batch,
         factors: Mapping[str, float] | None = None,
         teacher: align.Teacher | None = None,
+        frozen: align.Teacher | None = None,
     ) -> dict[str, Tensor]:
         """Losses of a batch, float32 scalars: "loss" (the total), "denoise", "cosine",
         "contrastive" and "class" (velocity of the class token) where there are such, one a method.
 
         Args:
             factors: None: those of the first step. A method whose factor is 0 has no loss.
-            teacher: tokens of the EMA, for methods that need it.
+            teacher, frozen: tokens of the EMA and of a frozen network, for methods that need them.
         """
         factors = self.factors(0, 0) if factors is None else factors
         state = self.network.pack(batch.z, batch.class_feature)
@@ -96,6 +97,9 @@ class Objective(nn.Module):
             class_feature=batch.class_feature,
             class_taps=out.class_taps,
             teacher=teacher,
+            frozen=frozen,
+            told=batch.condition,
+            null=None if frozen is None else self.network.null(batch.condition),
             v=v,
             group=self.group,
         )

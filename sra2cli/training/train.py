@@ -45,7 +45,8 @@ def train(
     """
     with processes.group(device) as group:
         training = prepare(wanted, data, group, images=images, offline=offline, out=out)
-        wanted_by_all = (training.recipe.to_dict(), training.store.checksums)
+        taught_by = training.taught_by
+        wanted_by_all = (training.recipe.to_dict(), training.store.checksums, taught_by)
         group.meet(out, about=wanted_by_all)
         objective = training.objective()
         begun_from = None
@@ -69,7 +70,12 @@ def train(
         try:
             if group.main:
                 run = RunWriter(
-                    out, training.recipe, training.store, device=group.device, init=begun_from
+                    out,
+                    training.recipe,
+                    training.store,
+                    device=group.device,
+                    init=begun_from,
+                    teacher=taught_by,
                 )
             group.wait()  # until the folder is there
             engine = training.engine(objective, group)

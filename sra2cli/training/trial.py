@@ -17,7 +17,7 @@ from sra2cli.data.store import Store
 from sra2cli.data.store_info import CLASS_FEATURE, RowSet, StoreInfo
 from sra2cli.data.store_writer import StoreWriter
 from sra2cli.encoders.image import Encoder, dinov2_base
-from sra2cli.models.build import shape_of
+from sra2cli.models.build import build, shape_of
 from sra2cli.training.assemble import Training
 from sra2cli.training.engine import Engine
 
@@ -112,5 +112,6 @@ def trial(wanted: Recipe, store: Store, device: str, *, encoder: bool) -> tuple[
         images = Source(Path(), store.names, None, [], OneImage(store.info.resolution))
     group = Group(device=device)
     indices = share(wanted, rank=0, processes=1)
-    training = Training(wanted, store, indices, images, frozen)
+    teacher = None if wanted.frozen is None else build(wanted)
+    training = Training(wanted, store, indices, images, frozen, frozen=teacher)
     return training, training.engine(training.objective(), group)
