@@ -11,9 +11,9 @@ import datetime
 import json
 from pathlib import Path
 
-from sra2cli import demo
 from sra2cli.core import console
 from sra2cli.core.environment import environment
+from sra2cli.demo.digits import demo
 
 RESULTS = Path(__file__).parent / "results" / "digits.json"
 
@@ -25,7 +25,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows, cells = [], []
     for seed in arguments.seeds:
-        result = demo.demo(arguments.out / f"seed{seed}", seed=seed)
+        result = demo(arguments.out / f"seed{seed}", seed=seed)
         found = {(row["run"], row["steps"]): row for row in result["rows"]}
         for steps in sorted({steps for _, steps in found}):
             sit, sra2 = found["digits-sit", steps], found["digits-sra2", steps]
