@@ -47,6 +47,10 @@ class Packed:
         start = self.ends[number - 1] if number else 0
         return bytes(self.text[start : self.ends[number]]).decode("utf-8", "replace")
 
+    def row_of(self, number: int) -> int:
+        """The row that a caption is of."""
+        return int(np.searchsorted(self.first, number, side="right")) - 1
+
     def same(self, other: "Packed") -> bool:
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return all(np.array_equal(a, b) for a, b in pairs)

@@ -65,10 +65,10 @@ class Words(TextEncoder):
         self._table = torch.zeros(1, self.width, device=device)
 
     def tokens(self, captions: Sequence[str]) -> np.ndarray:
+        rows = [_words(caption)[: self.length] for caption in captions]
+        lengths = np.array([len(row) for row in rows], dtype=np.int64)
         ids = np.zeros((len(captions), self.length), dtype=np.int64)
-        for row, caption in zip(ids, captions, strict=True):
-            found = [_word_id(word) for word in _words(caption)[: self.length]]
-            row[: len(found)] = found
+        ids[np.arange(self.length) < lengths[:, None]] = [_word_id(w) for row in rows for w in row]
         return ids
 
     def too_long(self, captions: Sequence[str]) -> list[bool]:

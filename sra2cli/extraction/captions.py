@@ -102,15 +102,14 @@ def declared(info: StoreInfo, found: Captioning, source: Source, *, features: bo
 def cut(source: Source, found: Captioning) -> list[str]:
     """A line if the encoder does not read the end of captions."""
     assert source.captions is not None
-    names = [name for name, those in zip(source.names, source.captions, strict=True) for _ in those]
-    texts = [text for those in source.captions for text in those]
-    long = [name for name, cuts in zip(names, found.encoder.too_long(texts), strict=True) if cuts]
-    if not long:
-        return []
     encoder = found.encoder
+    long = np.flatnonzero(encoder.too_long([text for those in source.captions for text in those]))
+    if not len(long):
+        return []
+    first = source.names[found.captions.row_of(int(long[0]))]
     return [
         f"{len(long):,} captions are longer than the {encoder.length} tokens that '{encoder.name}' "
-        f"reads, as of {long[0]}: it does not see their ends (the store keeps them)"
+        f"reads, as of {first}: it does not see their ends (the store keeps them)"
     ]
 
 

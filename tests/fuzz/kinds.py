@@ -1,6 +1,6 @@
 """The table of kinds: what is damaged, and the commands that read it."""
 
-from . import archives, networks, pictures, records, tables, tars
+from . import archives, captions, networks, pictures, records, tables, tars
 from .damage import DRAW, EVAL, EXTRACT, SWEEP, Kind
 
 CHECK = "extract --check {in} --json"
@@ -19,6 +19,8 @@ KINDS: dict[str, Kind] = {
     "parquet": Kind(tables.parquet, (EXTRACT, EXTRACT, EVAL)),
     "hdf5": Kind(tables.hdf5, (EXTRACT, EXTRACT, EVAL)),
     "store": Kind(tables.store, (CHECK, f"{TRAIN} --data {{in}} --out {{out}}/run")),
+    "captions": Kind(captions.caption_file, (f"{EXTRACT} --text-encoder words",)),
+    "captioned": Kind(captions.caption_store, (CHECK,)),
     "partial": Kind(
         tables.partial,
         (

@@ -49,6 +49,7 @@ def make(base: Path) -> None:
         Image.fromarray(image).save(file)
     extract(base / "images", base / "store.h5", Options(vae="digits", resolution=32, workers=0),
             device="cpu")  # fmt: skip
+    _captioned(base)
     (base / "tiny.yaml").write_text(SETTINGS)
     train(recipe.load(str(base / "tiny.yaml")), base / "store.h5", base / "run")
     how = Sampling(solver="euler", steps=2)
@@ -73,6 +74,17 @@ def make(base: Path) -> None:
     ).save_pretrained(base / "encoder")
     _moments(base)
     _decoy(base / "bin")
+
+
+def _captioned(base: Path) -> None:
+    """Two of the images with captions, and their store with text features."""
+    for file in sorted((base / "images").glob("*/*.png"))[:2]:
+        copy(base, f"images/{file.parent.name}/{file.name}", base / "captioned" / file.name)
+        (base / "captioned" / f"{file.stem}.txt").write_text("a digit\neine Ziffer 🖊")
+    options = Options(
+        vae="digits", resolution=32, workers=0, text_encoder="words", text_features=True
+    )
+    extract(base / "captioned", base / "captioned.h5", options, device="cpu")
 
 
 def _networks(base: Path) -> None:

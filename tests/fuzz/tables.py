@@ -62,7 +62,10 @@ def _odd_set(rng: Rng, file: h5py.File) -> tuple[str, bool]:
         file[name] = h5py.Empty("f4")
     elif how == "zeros" and dtype.kind != "O":
         file[name] = np.zeros(shape, dtype)
-    return f"{name}: {how}", how != "chunked" and (how != "flat" or len(shape) > 1)
+    same = (how == "flat" and len(shape) == 1) or (
+        how == "swapped" and np.array_equal(values, values[::-1])
+    )
+    return f"{name}: {how}", how != "chunked" and not same
 
 
 def _odd_attribute(rng: Rng, file: h5py.File) -> tuple[str, bool]:
@@ -87,7 +90,7 @@ def _odd_attribute(rng: Rng, file: h5py.File) -> tuple[str, bool]:
     return f"attribute {name} = {str(odd)[:20]!r}", False
 
 
-def _damage_store(rng: Rng, file: Path) -> tuple[str, bool]:
+def damage_store(rng: Rng, file: Path) -> tuple[str, bool]:
     if rng.random() < 0.35:
         data, note = damaged(rng, file.read_bytes())
         file.write_bytes(data)
@@ -99,7 +102,7 @@ def _damage_store(rng: Rng, file: Path) -> tuple[str, bool]:
 def store(rng: Rng, base: Path, into: Path) -> Damage:
     """A latent store: its data sets, its attributes, its bytes."""
     file = seeds.copy(base, "store.h5", into / "store.h5")
-    note, must = _damage_store(rng, file)
+    note, must = damage_store(rng, file)
     return Damage(file, note, must)
 
 
@@ -109,7 +112,7 @@ def partial(rng: Rng, base: Path, into: Path) -> Damage:
     with h5py.File(file, "r+") as opened:
         opened.attrs["complete"] = False
         opened["state"][3:] = 0
-    note, _ = _damage_store(rng, file)
+    note, _ = damage_store(rng, file)
     if rng.random() < 0.3:
         file.rename(file.with_name("store.h5"))
     return Damage(file.parent, note)
