@@ -305,7 +305,7 @@ def test_a_row_set_and_a_condition(run_sra2, digits_folder, tmp_path, monkeypatc
     pixels = np.asarray(Image.open(digits_folder / store.names[3])) / 255
     assert rows.shape == (2, 1) and rows[0, 0] == pytest.approx(pixels.mean(), abs=1e-6)
 
-    def of_rows(store, rows, mirrored, shape):
+    def of_rows(store, rows, mirrored, scalars, shape):
         return Condition(pooled=store.read("brightness", rows, mirrored))
 
     def drawn(asked, shape):

@@ -42,7 +42,6 @@ class Raw:
     features: Tensor | None  # (B, T, F), as stored: float16
     pixels: Tensor | None  # (B, R, R, 3) uint8, for an encoder that runs while training
     class_feature: Tensor | None = None  # (B, F), as stored: float16
-    tokens: Tensor | None = None  # (B, L) of captions, for a text encoder that runs while training
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Raw":
         """The same with every tensor changed."""
@@ -110,7 +109,7 @@ class Batches:
         shape = self.shape
         needed = recipe.needs("features", step, epoch_of(recipe, step, self.store))
         mirrored = uniforms[:, Scalar.MIRROR] < 0.5 if recipe.data.mirror else None
-        told = CONDITIONS[shape.condition].of_rows(self.store, rows, uniforms, shape)
+        told = CONDITIONS[shape.condition].of_rows(self.store, rows, mirrored, uniforms, shape)
         return Raw(
             moments=self.store.moments(rows, mirrored, pin=self.pin),
             posterior=torch.from_numpy(
@@ -118,7 +117,7 @@ class Batches:
             ),
             noise=torch.from_numpy(clock.normals(seed, Purpose.NOISE, step, indices, shape.state)),
             scalars=torch.from_numpy(uniforms),
-            condition=told.condition,
+            condition=told,
             features=self.store.features(rows, mirrored, pin=self.pin)
             if needed and self.images is None
             else None,
@@ -126,7 +125,6 @@ class Batches:
             class_feature=self.store.read(CLASS_FEATURE, rows, mirrored, pin=self.pin)
             if shape.class_width
             else None,
-            tokens=told.tokens,
         )
 
     def _pixels(self, source: Source, rows: np.ndarray, mirrored: np.ndarray | None) -> Tensor:
@@ -191,10 +189,9 @@ def to_batch(
     if encoder is not None and on.pixels is not None:
         features = encoder.features(on.pixels)
     condition = on.condition
-    if text_encoder is not None and on.tokens is not None:
-        condition = Condition(text=text_encoder.encode(on.tokens))
-    elif condition.text is not None:
-        condition = Condition(text=condition.text.float())
+    if (text := condition.text) is not None:
+        read = text_encoder.encode(text) if text_encoder and text.dim() == 2 else text.float()
+        condition = replace(condition, text=read)
     return Batch(
         z=scaled_latents(moments, on.posterior, scale=info.scale, shift=info.shift),
         mean=scaled_latents(moments, None, scale=info.scale, shift=info.shift),

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sra2cli.core import clock
 from sra2cli.core.clock import Purpose, Scalar
@@ -29,27 +28,31 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What samples show. tokens: (B, L) of captions that a text encoder has yet to read."""
-
-    condition: Condition
-    tokens: Tensor | None = None
-
-
-@dataclass(frozen=True)
 class ConditionKind:
-    """of_rows: of the store's rows, on the host, with the scalars of each sample (see clock).
-    drawn: of images that are asked for. blank: of one image, where only its shape matters."""
+    """of_rows(store, rows, mirrored, scalars, shape): of the store's rows, on the host; mirrored
+    says of each whether it is, None: none is; scalars are the sample's (see clock).
+    drawn(asked, shape): of images that are asked for. blank(shape): of one, where only shapes
+    matter; None: as drawn."""
 
-    of_rows: Callable[[Store, np.ndarray, np.ndarray, Shape], Told]
+    of_rows: Callable[[Store, np.ndarray, np.ndarray | None, np.ndarray, Shape], Condition]
     drawn: Callable[[Asked, Shape], Condition]
-    blank: Callable[[Shape], Condition]
+    blank: Callable[[Shape], Condition] | None = None
 
 
-def _labels_of_rows(store: Store, rows: np.ndarray, scalars: np.ndarray, shape: Shape) -> Told:
-    if not shape.classes:
-        return Told(Condition())
-    return Told(Condition(y=torch.from_numpy(store.labels[rows])))
+def blank(shape: Shape) -> Condition:
+    """What a network is told of one image, where only the shapes matter."""
+    kind = CONDITIONS[shape.condition]
+    return kind.drawn(Asked("balanced", 0, [0]), shape) if kind.blank is None else kind.blank(shape)
+
+
+def _labels_of_rows(
+    store: Store,
+    rows: np.ndarray,
+    mirrored: np.ndarray | None,
+    scalars: np.ndarray,
+    shape: Shape,
+) -> Condition:
+    return Condition(y=torch.from_numpy(store.labels[rows])) if shape.classes else Condition()
 
 
 def _drawn_labels(asked: Asked, shape: Shape) -> Condition:
@@ -57,17 +60,18 @@ def _drawn_labels(asked: Asked, shape: Shape) -> Condition:
     return Condition() if labels is None else Condition(y=torch.tensor(labels))
 
 
-def _blank_label(shape: Shape) -> Condition:
-    return Condition(y=torch.zeros(1, dtype=torch.int64)) if shape.classes else Condition()
-
-
-def _captions_of_rows(store: Store, rows: np.ndarray, scalars: np.ndarray, shape: Shape) -> Told:
-    """One of each image's captions: its features, or its tokens where the store has none."""
+def _captions_of_rows(
+    store: Store,
+    rows: np.ndarray,
+    mirrored: np.ndarray | None,
+    scalars: np.ndarray,
+    shape: Shape,
+) -> Condition:
+    """One of each image's captions: its features, or its token ids where the store has none."""
     assert store.captions is not None
     chosen = store.captions.pick(rows, scalars[:, Scalar.CAPTION])
-    if store.captions.has_features:
-        return Told(Condition(text=store.captions.features(chosen)))
-    return Told(Condition(), store.captions.ids(chosen))
+    there = store.captions.has_features
+    return Condition(text=store.captions.features(chosen) if there else store.captions.ids(chosen))
 
 
 def _drawn_prompts(asked: Asked, shape: Shape) -> Condition:
@@ -81,7 +85,7 @@ def _blank_caption(shape: Shape) -> Condition:
 
 
 CONDITIONS: dict[str, ConditionKind] = {
-    "label": ConditionKind(_labels_of_rows, _drawn_labels, _blank_label),
+    "label": ConditionKind(_labels_of_rows, _drawn_labels),
     "text": ConditionKind(_captions_of_rows, _drawn_prompts, _blank_caption),
 }
 

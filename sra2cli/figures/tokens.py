@@ -12,7 +12,7 @@ from sra2cli.core import clock
 from sra2cli.core.clock import Purpose
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.finite import check_finite
-from sra2cli.data.conditions import CONDITIONS
+from sra2cli.data.conditions import CONDITIONS, blank
 from sra2cli.data.fitting import check_class_feature
 from sra2cli.data.images import known_crop, read_image
 from sra2cli.data.prompts import text_encoder_of
@@ -91,12 +91,11 @@ def stored(store: Store, rows: Sequence[int], shape: Shape) -> Latents:
 def _told(store: Store, rows: np.ndarray, shape: Shape) -> Condition:
     """The labels of some rows, or the first caption of each."""
     scalars = np.zeros((len(rows), clock.SCALARS), np.float32)
-    told = CONDITIONS[shape.condition].of_rows(store, rows, scalars, shape)
-    if told.tokens is not None:
-        return Condition(
-            text=text_encoder_of(store.info, device="cpu", offline=False).encode(told.tokens)
-        )
-    return told.condition.map(lambda x: x.float() if x.is_floating_point() else x.long())
+    told = CONDITIONS[shape.condition].of_rows(store, rows, None, scalars, shape)
+    if told.text is not None and told.text.dim() == 2:
+        encoder = text_encoder_of(store.info, device="cpu", offline=False)
+        return Condition(text=encoder.encode(told.text))
+    return told.map(lambda x: x.float() if x.is_floating_point() else x.long())
 
 
 def encoded(file: Path, vae: FirstStage, network: Network, label: int | None) -> Latents:
@@ -121,7 +120,7 @@ def encoded(file: Path, vae: FirstStage, network: Network, label: int | None) ->
     if config.condition == "text":
         if label is not None:
             raise SetupError("--label is for networks with classes; this one is told captions")
-        told = network.model.null(CONDITIONS["text"].blank(config))
+        told = network.model.null(blank(config))
         return Latents(z, told, [file.name])
     y = torch.tensor([config.classes if label is None else label])
     return Latents(z, Condition(y=y if config.classes else None), [file.name])

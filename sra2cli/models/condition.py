@@ -11,8 +11,9 @@ from torch import Tensor
 class Condition:
     """What a network is told beside x_t and t. Every field may be missing; batch first.
 
-    y: (B,) labels. text: (B, L, E) features of a caption; text_mask: (B, L), True where it has
-    words. pooled: (B, P), one vector for the whole caption.
+    y: (B,) labels. text: (B, L, E) features of a caption, or (B, L) token ids that a text encoder
+    has yet to read; text_mask: (B, L), True where it has words. pooled: (B, P), one vector for the
+    whole caption.
     """
 
     y: Tensor | None = None

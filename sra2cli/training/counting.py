@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sra2cli import align
 from sra2cli.align.contract import AlignInputs, Alignment
 from sra2cli.config.settings import Recipe
-from sra2cli.data.conditions import CONDITIONS
+from sra2cli.data.conditions import blank
 from sra2cli.encoders import image, text_networks
 from sra2cli.evaluation import pickscore
 from sra2cli.models.build import build, shape_of
@@ -72,7 +72,7 @@ def method_cost(
             align.build(recipe.align, shape, feature_width=WIDTH).items()
         )
         x, t = torch.zeros(1, *shape.state), torch.zeros(1)
-        told = CONDITIONS[shape.condition].blank(shape)
+        told = blank(shape)
         told = told.map(lambda tensor: tensor.to("meta"))
         network = Cost(parameters(model), macs(lambda: model(x, t, told)))
         for name, method in methods.items():
