@@ -307,6 +307,16 @@ def test_systems_that_cannot_be_compared_are_one_line(run_sra2, arguments, says)
     assert says in one_line(run_sra2("ablate", "systems", *arguments), 2)
 
 
+def test_systems_open_files_that_do_not_say_all(run_sra2, golden, tmp_path):
+    torch.save({"ema": golden("sit_official.npz").state_dict()}, tmp_path / "their.pt")
+    compare = ["ablate", "systems", "their.pt", "--metrics", "is", "--vae", "digits", "--dry-run"]
+    assert "num_heads" in one_line(run_sra2(*compare), 2)
+    wrong = run_sra2(*compare, "--num-heads", 4, "--kind", "lightningdit")
+    assert "--kind" in one_line(wrong, 2)
+    refused = run_sra2("ablate", "depth", "--num-heads", 4)
+    assert "checkpoints of others" in one_line(refused, 2)
+
+
 def test_vavae_rows_of_table_2():
     at = 400_000
     assert paper.fid_after("XL/1", "none", at, channels=32) == 4.9

@@ -62,6 +62,8 @@ def ablate(
     steps: Annotated[int | None, o.how("Solver steps, as in `sample`.")] = None,
     vae: o.Vae = None,
     latent_stats: o.LatentStats = None,
+    num_heads: o.NumHeads = None,
+    kind: o.Kind = None,
     dry_run: o.DryRun = False,
     processes: o.Processes = None,
     device: o.Device = None,
@@ -71,7 +73,10 @@ def ablate(
     """The paper's Tables 1 to 4 on any recipe and data. Run again to go on."""
     with user_errors():
         one_of("AXIS", axis, (*AXES, "all", "iterations", *COMPARED))
-        refuse_for(axis, runs, values, latent_stats, step, prompts)
+        refuse_for(axis, runs, values, step, prompts)
+        if axis not in COMPARED:
+            others = ("latent_stats", "num_heads", "kind")
+            refuse_given(ctx, others, "is for checkpoints of others, in `ablate systems`")
         if runs:
             made = ("recipe", "data", "seeds", "overrides")
             refuse_given(ctx, made, "is for runs that are made; these are there already")
@@ -99,6 +104,8 @@ def ablate(
             device=None if device is None else pick_device(device),
             vae=vae,
             latent_stats=latent_stats,
+            num_heads=num_heads,
+            kind=kind,
             processes=processes,
             offline=offline,
             dry_run=dry_run,
@@ -129,7 +136,6 @@ def refuse_for(
     axis: str,
     runs: list[Path] | None,
     values: str | None,
-    latent_stats: str | None,
     step: str | None,
     prompts: Path | None,
 ) -> None:
@@ -138,8 +144,6 @@ def refuse_for(
         raise SetupError(f"--values is for one axis, not for `ablate {axis}`")
     if runs and axis not in ("iterations", *COMPARED):
         raise SetupError(f"runs are for `ablate iterations`; `ablate {axis}` makes its own")
-    if latent_stats is not None and axis not in COMPARED:
-        raise SetupError("--latent-stats is for checkpoints of others, in `ablate systems`")
     if axis in COMPARED and not runs:
         raise SetupError(f"`ablate {axis}` compares runs and checkpoints: give some")
     if axis in COMPARED and step is not None:

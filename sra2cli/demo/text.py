@@ -186,8 +186,9 @@ part, but not together.
 Judged by a small scorer of pictures and captions that has not seen the held-out pictures either:
 top-k says how often a picture's own caption is among the k nearest of all, beside what the same
 scorer finds of the held-out pictures themselves, through the first stage. fd-emoji is a Frechet
-distance on its features against all training pictures, from which the held-out ones, people and hands alone,
-are far away too. It is not FID, and means nothing outside these pictures (docs/emoji.md).
+distance on its features against all training pictures, from which the held-out ones, people and
+hands alone, are far away too. It is not FID, and means nothing outside these pictures
+(docs/emoji.md).
 
 ## Denoising loss
 

@@ -61,6 +61,8 @@ class How:
     steps: int | None = None
     vae: str | None = None
     latent_stats: str | None = None
+    num_heads: int | None = None
+    kind: str | None = None
     device: str | None = None
     processes: int | None = None
     offline: bool = False
@@ -178,6 +180,8 @@ def judging(base: Recipe, how: How, steps: Sequence[int]) -> Judged:
         "--prompts": how.prompts,
         "--vae": how.vae,
         "--latent-stats": how.latent_stats,
+        "--num-heads": how.num_heads,
+        "--kind": how.kind,
     }
     options = [str(part) for k, v in given.items() if v is not None for part in (k, v)]
     about = {"num": num, **sampling.to_dict()}

@@ -111,7 +111,7 @@ def systems(sources: Sequence[Path], how: How, *, out: Path) -> dict[str, Any]:
 
     Returns, raises: as `ablate.ablate`.
     """
-    found = opened_all(sources, "label", "`ablate systems` compares networks with classes")
+    found = opened_all(sources, "label", "`ablate systems` compares networks with classes", how)
     small = all(on_digits(system.recipe) for system in found)
     names = how.metrics or ("fd-digits" if small else ",".join(scores.PAPERS))
     cells = cells_of(found, replace(how, metrics=names), out)
@@ -142,13 +142,14 @@ def systems(sources: Sequence[Path], how: How, *, out: Path) -> dict[str, Any]:
     return carried_out(cells, first.own, first.recipe, how, out, tables)
 
 
-def opened_all(sources: Sequence[Path], told: str, what: str) -> list[System]:
+def opened_all(sources: Sequence[Path], told: str, what: str, how: How) -> list[System]:
     """What the sources are.
 
     Raises:
         SetupError: one is neither a run nor a checkpoint, or its network is told something else.
     """
-    found = [opened(path, name) for path, name in zip(sources, names_of(sources), strict=True)]
+    names = names_of(sources)
+    found = [opened(path, name, how) for path, name in zip(sources, names, strict=True)]
     other = next((system for system in found if system.told != told), None)
     if other is not None:
         raise SetupError(f"{other.name} is told {KINDS[other.told]}: {what}")
@@ -160,9 +161,9 @@ def cells_of(found: Sequence[System], how: How, out: Path) -> Cells:
     cells: Cells = {}
     for system in found:
         vae = how.vae if system.step is None or all(s.step is not None for s in found) else None
-        stats = how.latent_stats if system.step is None else None
-        preset = how.preset or system.preset
-        own = replace(how, preset=preset, vae=vae, latent_stats=stats)
+        own = replace(how, preset=how.preset or system.preset, vae=vae)
+        if system.step is not None:  # these are for checkpoints of others
+            own = replace(own, latent_stats=None, num_heads=None, kind=None)
         judged = judging(system.recipe, own, (system.step or 0,))
         file = None if system.step is not None else system.checkpoint
         cells[system.name, system.recipe.seed] = SystemCell(
@@ -191,13 +192,13 @@ def names_of(sources: Sequence[Path]) -> list[str]:
     return unique
 
 
-def opened(source: Path, name: str) -> System:
+def opened(source: Path, name: str, how: How) -> System:
     """What a source is; SetupError for neither a run nor a checkpoint."""
     path, step = split_step(source)
     if (path / CHECKPOINT_META).exists():  # inside a run
         path, step = path.absolute().parent.parent, step_of(path)
     if path.is_file() or (path / WEIGHTS).is_file():
-        return of_file(path, name)
+        return of_file(path, name, how)
     run = Run(path)
     step = run.checkpoint().step if step is None else step
     run.folder_of(step)
@@ -216,9 +217,9 @@ def opened(source: Path, name: str) -> System:
     )
 
 
-def of_file(path: Path, name: str) -> System:
+def of_file(path: Path, name: str, how: How) -> System:
     """A checkpoint of others, or one of ours without its run."""
-    loaded = checkpoints.load(path)
+    loaded = checkpoints.load(path, num_heads=how.num_heads, kind=how.kind)
     kind, method = loaded.model.kind, OF_FILES.get(loaded.kind, "none")
     method = "reg" if kind == "reg" else method
     digest = file_digest(path if path.is_file() else path / WEIGHTS)

@@ -30,7 +30,9 @@ def text_to_image(sources: Sequence[Path], how: How, *, out: Path) -> dict[str, 
     """
     if how.prompts is None:
         raise SetupError("--prompts: the latent store of val images, whose captions are drawn")
-    found = opened_all(sources, "text", "`ablate t2i` compares networks that are told captions")
+    found = opened_all(
+        sources, "text", "`ablate t2i` compares networks that are told captions", how
+    )
     num = len(read_prompts(how.prompts)) if how.num is None else how.num
     how = replace(how, num=num, metrics=how.metrics or METRICS)
     cells = cells_of(found, how, out)
