@@ -393,8 +393,13 @@ def test_reg_without_its_class_head_is_one_line(golden, key):
 
 
 def test_every_family_is_a_backbone():
-    assert {opener.__name__ for opener in MARKS.values()} == {"lightning", "reg", "masked"}
-    assert {"sit", "lightningdit", "reg", "maskdit"} <= BACKBONES.keys()
+    assert {opener.__name__ for opener in MARKS.values()} == {
+        "lightning",
+        "reg",
+        "masked",
+        "captioned",
+    }
+    assert {"sit", "lightningdit", "reg", "maskdit", "mmdit"} <= BACKBONES.keys()
     assert math.isclose(samplers.shifted([0.5], 1 / 0.3)[0], 1 / 1.3)
 
 

@@ -436,7 +436,9 @@ else:
     app()
 """
 BOTH = [*TINY, "train.steps=6", "log.every=1", "align.sra.depth=1", "align.sra.teacher_depth=2"]
-UNTIL = [*BOTH, "align.sra2.until=3", "align.sra.until=2"]
+# Adam divides by the size of a gradient: where that is next to nothing, the last digit of a sum
+# over processes moves a weight by a share of lr.
+UNTIL = [*BOTH, "align.sra2.until=3", "align.sra.until=2", "train.lr=1e-4"]
 
 
 @pytest.fixture(scope="module")

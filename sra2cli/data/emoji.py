@@ -19,6 +19,7 @@ from PIL import Image
 
 from sra2cli.core import pictures
 from sra2cli.core.files import write_atomically
+from sra2cli.data.images import read_image
 
 ASSETS = Path(__file__).parents[1] / "assets"
 SHEET = ASSETS / "emoji" / "emoji.webp"  # the pictures in rows of COLUMNS
@@ -71,8 +72,7 @@ def load_emoji(resolution: int = RESOLUTION) -> Emoji:
     """
     assert resolution in (32, SIDE), resolution
     rows = table()
-    with Image.open(SHEET) as file:
-        sheet = file.convert("RGB")
+    sheet = Image.fromarray(read_image(SHEET))
     if resolution < SIDE:
         sheet = sheet.reduce(SIDE // resolution)
     pixels = np.asarray(sheet).reshape(-1, resolution, COLUMNS, resolution, 3)

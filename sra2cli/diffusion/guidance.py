@@ -35,7 +35,7 @@ def guided(
     """
     told = as_condition(condition)
     if scale != 1.0 and not told.present():
-        raise ValueError("guidance needs a conditional model")
+        raise ValueError("guidance needs a class-conditional model, or one that is told captions")
 
     def v(x: Tensor, t: float, t_step: float) -> Tensor:
         x32 = x.float()

@@ -143,12 +143,17 @@ def refuse_unbuildable(wanted: Recipe) -> None:
 
 def start(
     objective: Objective,
-    store: Store,
     init: Path,
     num_heads: int | None,
     kind: str | None = None,
+    *,
+    store: Store | None = None,
 ) -> Mapping[str, str]:
-    """Put the weights of `init` into the network; says what they were, and what differs."""
+    """Put the weights of `init` into the network; says what they were, and what differs.
+
+    Args:
+        store: what is trained on.
+    """
     network = open_network(init, num_heads=num_heads, kind=kind)
     console.say(f"starting from {init} ({network.about['kind']}, {network.about['weights']})")
     said = start_from(objective.network, network.model)
@@ -159,8 +164,8 @@ def start(
             f"{init} was trained on the {network.path} path, this recipe trains on the "
             f"{objective.kind} one: --set path.kind={network.path} goes on as it began"
         )
-    differ = network.other_latents(store.info)
-    if differ is not None:
+    differ = None if store is None else network.other_latents(store.info)
+    if store is not None and differ is not None:
         console.warn(
             f"{store.path}: its latents are not those that {init} was trained on: {differ}"
         )

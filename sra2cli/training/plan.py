@@ -55,7 +55,7 @@ def plan(
     heads = sum(c.parameters for c in cost.heads.values())
     objective = training.objective()
     if init is not None:
-        start(objective, store, init, num_heads, kind)
+        start(objective, init, num_heads, kind, store=store)
     kept, seconds = measure(training, objective, device)
     per_step = seconds * settings.batch / count
     return {

@@ -51,7 +51,7 @@ def train(
         objective = training.objective()
         begun_from = None
         if init is not None:
-            begun_from = start(objective, training.store, init, num_heads, kind)
+            begun_from = start(objective, init, num_heads, kind, store=training.store)
         if group.count * len(training.indices) > 1:
             console.say(
                 f"global batch {training.recipe.train.batch} = {group.count} processes x "
