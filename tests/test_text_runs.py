@@ -224,3 +224,24 @@ def test_batches_do_not_depend_on_their_share(tmp_path):
     whole = Batches(store, wanted, [range(8)]).raw(2, range(8))
     part = Batches(store, wanted, [range(4, 8)]).raw(2, range(4, 8))
     assert torch.equal(whole.condition.text[4:], part.condition.text)
+
+
+@pytest.mark.slow
+def test_the_demo_of_captions_in_short(run_sra2, tmp_path, monkeypatch):
+    """Eight steps instead of 2,400, one drawing of each prompt; run again does nothing twice."""
+    from sra2cli.demo import text
+
+    monkeypatch.setattr(text, "DRAWINGS", 1)
+    first = run_sra2("demo", "--text", "--steps", 8)
+    assert first.returncode == 0, first.stderr
+    out = tmp_path / "runs" / "demo-text"
+    made = {p.name for p in out.iterdir()}
+    assert {"report.md", "results.json", "loss.png", "samples.png", "held-out.txt"} <= made
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    assert [row["run"] for row in rows] == list(text.RECIPES)
+    assert rows[0]["emoji-reconstructions"]["emoji-top5"] > 0.99 > rows[0]["emoji-top5"]
+    commands = [line for line in first.stderr.splitlines() if line.startswith("$ sra2 ")]
+    assert len(commands) == 1 + 2 + 4
+    stamp = (out / "emoji-mmdit" / "checkpoints" / "step-00000008").stat().st_mtime_ns
+    assert run_sra2("demo", "--text", "--steps", 8).returncode == 0
+    assert (out / "emoji-mmdit" / "checkpoints" / "step-00000008").stat().st_mtime_ns == stamp
