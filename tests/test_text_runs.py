@@ -105,6 +105,8 @@ def test_a_negative_prompt_and_the_empty_one(run_sra2, store, tmp_path):
         assert run_sra2(*ask, *negative, "--out", name).returncode == 0
         pixels[name] = (tmp_path / name / "000000.png").read_bytes()
     assert pixels["none"] == pixels["empty"] != pixels["other"]
+    said = run_sra2("sample", "run", "--prompt", "a " * 5000, *FEW[:2], "--out", "long")
+    assert said.returncode == 0 and "longer than the 12 tokens" in said.stderr
 
 
 def test_refusals(run_sra2, digits_store, tmp_path):

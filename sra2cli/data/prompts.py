@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sra2cli.core import clock
+from sra2cli.core import clock, console
 from sra2cli.core.clock import Purpose
 from sra2cli.core.errors import SetupError
 from sra2cli.data.store import Store
@@ -24,13 +24,11 @@ class Prompts:
 
     Attributes:
         choices: texts, of which an image has one.
-        origin: where they are from, for people.
         negative: what guidance leads away from; None: the empty caption.
         encoder: what makes their features; None: not opened yet.
     """
 
     choices: Sequence[Sequence[str]]
-    origin: str
     negative: str | None = None
     encoder: TextEncoder | None = field(default=None, compare=False, repr=False)
 
@@ -39,8 +37,8 @@ class Prompts:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What is recorded of them: whatever changes a picture."""
-        found = {"of": self.origin, "count": len(self), "sha256": self.digest}
+        """What is recorded of them, wherever they are from: whatever changes a picture."""
+        found = {"count": len(self), "sha256": self.digest}
         return found if self.negative is None else {**found, "negative": self.negative}
 
     @property
@@ -77,7 +75,7 @@ class Prompts:
 
 def of_texts(texts: Sequence[str], negative: str | None = None) -> Prompts:
     """As given one by one."""
-    return Prompts([[text] for text in texts], "--prompt", negative)
+    return Prompts([[text] for text in texts], negative)
 
 
 def read_prompts(source: Path, negative: str | None = None) -> Prompts:
@@ -97,7 +95,7 @@ def read_prompts(source: Path, negative: str | None = None) -> Prompts:
     texts = [line.strip() for line in lines if line.strip()]
     if not texts:
         raise SetupError(f"--prompts {source} holds no prompt: one on each line is expected")
-    return Prompts([[text] for text in texts], str(source), negative)
+    return Prompts([[text] for text in texts], negative)
 
 
 def of_store(store: Store, *, negative: str | None = None, spread: int | None = None) -> Prompts:
@@ -110,7 +108,7 @@ def of_store(store: Store, *, negative: str | None = None, spread: int | None = 
         raise SetupError(f"{store.path} has no captions: extract with --text-encoder")
     count = len(store)
     rows = range(count) if spread is None else [k * count // spread for k in range(spread)]
-    return Prompts([store.captions.of(row) for row in rows], str(store.path), negative)
+    return Prompts([store.captions.of(row) for row in rows], negative)
 
 
 def told_in(
@@ -131,3 +129,15 @@ def text_encoder_of(info: StoreInfo, *, device: torch.device | str, offline: boo
             "again"
         )
     return encoder
+
+
+def say_cut(prompts: Prompts, indices: Sequence[int], seed: int) -> None:
+    """Warn of prompts that are longer than their encoder reads."""
+    assert prompts.encoder is not None
+    texts = list(dict.fromkeys(prompts.texts(indices, seed)))
+    cut = [text for text, long in zip(texts, prompts.encoder.too_long(texts), strict=True) if long]
+    if cut:
+        console.warn(
+            f"{len(cut):,} prompts are longer than the {prompts.encoder.length} tokens that "
+            f"'{prompts.encoder.name}' reads, and cut there, as '{cut[0][:60]}'"
+        )

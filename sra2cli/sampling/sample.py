@@ -16,6 +16,7 @@ from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.files import write_json
 from sra2cli.core.processes import Group
 from sra2cli.data import npz
+from sra2cli.data.prompts import say_cut
 from sra2cli.encoders.first_stage import FirstStage
 from sra2cli.runs.network import Network
 from sra2cli.sampling.draw import draw
@@ -24,6 +25,7 @@ from sra2cli.sampling.opening import Options, first_stage_of, scale_of, with_tex
 from sra2cli.sampling.settings import Sampling
 
 GRID = 100  # at most so many images in grid.png
+CHECKED = 1000  # prompts that are looked at for what is cut
 MOST = 10**8  # images of a folder: more than any metric asks for
 
 
@@ -139,6 +141,8 @@ def plan(source: Path, num: int, sampling: Sampling, options: Options, group: Gr
         )
     vae = first_stage_of(network, options, device=group.device)
     sampling = with_text_encoder(sampling, network, options, device=group.device)
+    if group.main and sampling.prompts is not None:
+        say_cut(sampling.prompts, range(min(num, CHECKED)), sampling.seed)
     return Drawing(source, network, vae, num, sampling, options)
 
 
