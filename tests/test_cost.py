@@ -47,7 +47,7 @@ def test_the_papers_numbers_stand_beside_ours(run_sra2):
 
 def test_measured_in_turns_and_shown_again(run_sra2, tmp_path):
     measure = ["cost", "--baseline", "repa", "--model", "S/2", "--measured-model", "S/2"]
-    process = run_sra2(*measure, "--batch", 1, "--rounds", 1, "--device", "cpu", "--json")
+    process = run_sra2(*measure, "--batch", 1, "--rounds", 3, "--device", "cpu", "--json")
     assert process.returncode == 0, process.stderr
     result = json.loads(process.stdout)
     found = result["measured"]
