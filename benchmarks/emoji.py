@@ -108,7 +108,7 @@ def main() -> None:
                 rows += [row for future in both for row in future.result()]
                 bar.advance()
         show(part, rows)
-        settings = {**vars(arguments), "out": str(arguments.out)}
+        settings = {"steps": arguments.steps, "seeds": arguments.seeds}
         write(f"emoji-{part}", {"arguments": settings, "rows": rows})
 
 
