@@ -19,7 +19,7 @@ from sra2cli.data.store import Store
 from sra2cli.encoders.open import open_first_stage
 from sra2cli.encoders.text import load_text_encoder
 from sra2cli.models.build import shape_of
-from sra2cli.models.checkpoints import load_model
+from sra2cli.models.checkpoints import export, load_model
 from sra2cli.runs.run import Run
 from sra2cli.training.assemble import prepare
 from sra2cli.training.trial import Group
@@ -193,6 +193,10 @@ def test_exports_and_fine_tuning_keep_the_empty_caption(run_sra2, store, tmp_pat
     )
     tuned = run_sra2(*training(store, "tuned", "train.steps=1"), "--init", file)
     assert tuned.returncode == 0, tuned.stderr
+    model.tell_null(model.null_text + 1)  # as another text encoder would have read it
+    export(model, tmp_path / "other")
+    refused = one_line(run_sra2("sample", "other", *ask, "--vae", "digits"), 2)
+    assert "reads the empty caption otherwise" in refused
 
 
 @pytest.mark.slow

@@ -5,8 +5,7 @@ repeated with a change. What the steps found is read from the files they leave.
 """
 
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,11 @@ import torch
 from PIL import Image
 
 from sra2cli.core import console, pictures
-from sra2cli.core.environment import environment
 from sra2cli.core.files import write_atomically, write_json
 from sra2cli.data import digits
 from sra2cli.data.images import read_image
+from sra2cli.demo.common import Command, loss_curves, on_one_thread
 from sra2cli.evaluation.digits_classifier import TRAINED_ON
-from sra2cli.runs.run import Run
 
 RECIPES = ("digits-sit", "digits-sra2")
 NAMES = {"digits-sit": "SiT", "digits-sra2": "SiT + SRA 2"}
@@ -27,8 +25,6 @@ PLAIN = ("--preset", "digits")
 GUIDED = ("--labels", "balanced", "--steps", "50", "--cfg", "1.8", "--interval", "0:0.7")
 JUDGED_COUNT, SHOWN_COUNT = 500, 100
 HEADER = ("run", "steps", "fd-digits ↓", "accuracy ↑", "guided fd-digits", "guided accuracy")
-
-Command = Callable[[list[str]], None]
 
 
 def demo(out: Path, run: Command, *, seed: int = 0, steps: int = 2400) -> dict[str, Any]:
@@ -42,19 +38,8 @@ def demo(out: Path, run: Command, *, seed: int = 0, steps: int = 2400) -> dict[s
     Returns:
         What results.json holds.
     """
-    begun = time.monotonic()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # so small a network is 1.7 times as fast on one thread as on two
-    try:
-        rows = carry_out(out, run, seed=seed, steps=steps)
-    finally:
-        torch.set_num_threads(threads)
-    results = {
-        "seed": seed,
-        "rows": rows,
-        "seconds": time.monotonic() - begun,
-        "environment": environment(),
-    }
+    found = on_one_thread(lambda: carry_out(out, run, seed=seed, steps=steps))
+    results = {"seed": seed, "steps": steps, **found}
     report(out, results)
     return results
 
@@ -109,11 +94,7 @@ def report(out: Path, results: dict[str, Any]) -> None:
             for name, folder in ((name, out / name / "samples") for name in RECIPES)
         ]
         pictures.side_by_side(grids, out / f"samples-step{step}.png")
-    curves = {}
-    for name in RECIPES:
-        metrics = Run(out / name).metrics()
-        curves[NAMES[name]] = ([m["step"] for m in metrics], [m["denoise"] for m in metrics])
-    pictures.curves(curves, out / "loss.png", x="training step", y="denoising loss")
+    loss_curves(out, NAMES)
     cells = [
         (
             NAMES[row["run"]],

@@ -8,8 +8,7 @@ import json
 import shlex
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from os import environ
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,11 @@ import numpy as np
 import torch
 
 from sra2cli.core import console, pictures
-from sra2cli.core.environment import environment
 from sra2cli.core.errors import UserError
 from sra2cli.core.files import write_atomically, write_json
 from sra2cli.data import emoji
 from sra2cli.data.images import read_image
-from sra2cli.runs.run import Run
+from sra2cli.demo.common import Command, loss_curves, on_one_thread
 
 RECIPES = ("emoji-mmdit", "emoji-mmdit-sra2")
 NAMES = {"emoji-mmdit": "MMDiT", "emoji-mmdit-sra2": "MMDiT + SRA 2"}
@@ -32,8 +30,6 @@ DRAWINGS = 2  # of each held-out caption
 SHOWN = 12
 KEYS = ("emoji-top1", "emoji-top5", "emoji-tone")
 HEADER = ("run", "top-1 ↑", "top-5 ↑", "skin tone of 6 ↑", "fd-emoji ↓")
-
-Command = Callable[[list[str]], None]
 
 
 def demo(out: Path, run: Command, *, seed: int = 0, steps: int = 2400) -> dict[str, Any]:
@@ -47,20 +43,8 @@ def demo(out: Path, run: Command, *, seed: int = 0, steps: int = 2400) -> dict[s
     Returns:
         What results.json holds.
     """
-    begun = time.monotonic()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        rows = carry_out(out, run, seed=seed, steps=steps)
-    finally:
-        torch.set_num_threads(threads)
-    results = {
-        "seed": seed,
-        "steps": steps,
-        "rows": rows,
-        "seconds": time.monotonic() - begun,
-        "environment": environment(),
-    }
+    found = on_one_thread(lambda: carry_out(out, run, seed=seed, steps=steps))
+    results = {"seed": seed, "steps": steps, **found}
     report(out, results)
     return results
 
@@ -108,7 +92,7 @@ def judged(file: Path) -> dict[str, Any]:
 def beside_each_other(commands: Sequence[list[str]]) -> None:
     """Run `sra2` with each of these arguments, each in a process; UserError where one fails.
 
-    Ctrl-C reaches them too: they save, and go on when this is run again.
+    Ctrl-C reaches them too: they are waited for while they save, and go on when this is run again.
     """
     for arguments in commands:
         console.say("$ sra2 " + shlex.join(arguments))
@@ -122,7 +106,11 @@ def beside_each_other(commands: Sequence[list[str]]) -> None:
         )
         for number, arguments in enumerate(commands)
     ]
-    codes = [process.wait() for process in started]
+    try:
+        codes = [process.wait() for process in started]
+    finally:
+        for process in started:
+            process.wait()
     for arguments, code in zip(commands, codes, strict=True):
         if code:
             raise UserError(f"it ended with {code}: run it alone: sra2 {shlex.join(arguments)}")
@@ -145,11 +133,7 @@ def report(out: Path, results: dict[str, Any]) -> None:
     pictures.labelled_rows(
         [("held out", real), *drawn], pictures.titles(captions), out / "samples.png"
     )
-    curves = {}
-    for name in RECIPES:
-        metrics = Run(out / name).metrics()
-        curves[NAMES[name]] = ([m["step"] for m in metrics], [m["denoise"] for m in metrics])
-    pictures.curves(curves, out / "loss.png", x="training step", y="denoising loss")
+    loss_curves(out, NAMES)
     cells = [
         (NAMES[row["run"]], *(f"{row[key]:.3f}" for key in KEYS), f"{row['fd-emoji']:.2f}")
         for row in rows

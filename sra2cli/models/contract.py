@@ -218,6 +218,10 @@ class Backbone(nn.Module):
         """Take up the features (L, E) of the empty caption."""
         raise ValueError(f"{self.kind} is told no captions")
 
+    def knows_null(self, text: Tensor) -> bool:
+        """Whether these are the features of the empty caption that it holds, but for rounding."""
+        return False
+
     @property
     def shape(self) -> Shape:
         return self.config.shape

@@ -76,8 +76,14 @@ def with_text_encoder(
             f"text encoder '{name}' is not the one of this network's captions "
             f"({known or f'{length or 77} x {width}'}): choose another --text-encoder"
         )
+    null = encoder.encode(torch.from_numpy(encoder.tokens([""])))[0].cpu()
     if not length:  # a file of others, without the empty caption
-        model.tell_null(encoder.encode(torch.from_numpy(encoder.tokens([""])))[0].cpu())
+        model.tell_null(null)
+    elif not model.knows_null(null):
+        raise SetupError(
+            f"text encoder '{name}' reads the empty caption otherwise than this network's did: "
+            "choose another --text-encoder"
+        )
     return replace(sampling, prompts=prompts.encoded_by(encoder))
 
 
