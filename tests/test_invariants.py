@@ -40,6 +40,12 @@ def test_micro_batches_hold_whole_groups_where_samples_are_compared():
     share(recipe.load("digits-sit", settings[1:]), rank=0, processes=2)  # nothing is compared
     with pytest.raises(SetupError, match=r"'train.group' is at least 2 with train.contrastive"):
         recipe.load("digits-sit", ["train.contrastive=0.05", "train.group=1"])
+    with pytest.raises(SetupError, match=r"'train.group' is at least 2 .* align.dispersive"):
+        recipe.load("digits-sit", ["align.dispersive.depth=2", "train.group=1"])
+    with pytest.raises(SetupError, match=r"'train.contrastive' lies in \[0, 1\)"):
+        recipe.load("digits-sit", ["train.contrastive=1"])
+    with pytest.raises(SetupError, match="conv is one convolution"):
+        recipe.load("digits-sit", ["align.repa.projector=conv", "align.repa.layers=7"])
     reg = ["align.reg.projector=conv"]
     with pytest.raises(SetupError, match=r"'align.reg.projector' is for align.repa"):
         recipe.load("digits-sit", reg)

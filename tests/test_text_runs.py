@@ -3,6 +3,7 @@
 import json
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from sra2cli.encoders.open import open_first_stage
 from sra2cli.encoders.text import load_text_encoder
 from sra2cli.models.build import shape_of
 from sra2cli.models.checkpoints import export, load_model
+from sra2cli.runs.network import open_network
 from sra2cli.runs.run import Run
 from sra2cli.training.assemble import prepare
 from sra2cli.training.trial import Group
@@ -193,6 +195,10 @@ def test_exports_and_fine_tuning_keep_the_empty_caption(run_sra2, store, tmp_pat
     )
     tuned = run_sra2(*training(store, "tuned", "train.steps=1"), "--init", file)
     assert tuned.returncode == 0, tuned.stderr
+    begun, info = open_network(tmp_path / "run"), Store(store).info
+    assert begun.other_data(info) is None
+    other = replace(info, text_encoder="other", text_fingerprint=16 * "f")
+    assert begun.other_data(other) == "captions read by 'other', not by 'words'"
     model.tell_null(model.null_text + 1)  # as another text encoder would have read it
     export(model, tmp_path / "other")
     refused = one_line(run_sra2("sample", "other", *ask, "--vae", "digits"), 2)

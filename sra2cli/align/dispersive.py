@@ -5,12 +5,12 @@ Written from its formula; its public code is raywang4/DispLoss.
 
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from sra2cli.align.contract import AlignInputs, Alignment, windowed
+from sra2cli.align.heads import in_float32
 from sra2cli.config.methods import Dispersive
 from sra2cli.models.contract import Shape
 
@@ -26,8 +26,7 @@ def dispersion(tokens: Tensor, temperature: float) -> Tensor:
     Returns:
         (groups,) float32; 0 where all are alike, at least -log g.
     """
-    device = tokens.device.type
-    with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
+    with in_float32(tokens.device):
         flat = tokens.float().flatten(2)
         flat = flat - flat.mean(dim=1, keepdim=True)  # same distances, fewer digits lost
         products = flat @ flat.transpose(1, 2) / flat.shape[2]

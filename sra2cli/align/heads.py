@@ -1,9 +1,10 @@
 """Projection heads, and the token losses they are trained with."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -98,11 +99,15 @@ OBJECTIVES: dict[str, TokenLoss] = {
 }
 
 
+def in_float32(device: torch.device) -> AbstractContextManager[Any]:
+    """Whatever the training's precision is."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
 def token_loss(objective: str, prediction: Tensor, target: Tensor) -> Tensor:
     """Loss of each sample, (B,), from tokens (B, T, D); always computed in float32.
 
     Half precision here is what turned the peers' losses to NaN.
     """
-    device = prediction.device.type
-    with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
+    with in_float32(prediction.device):
         return OBJECTIVES[objective](prediction.float(), target.float())

@@ -49,6 +49,8 @@ class RepaAlignment(Alignment):
         super().__init__()
         assert feature_width is not None  # align.build has seen to it
         self.settings: REPA = settings
+        if settings.spatial_norm is not None and shape.tokens < 2:
+            raise ValueError("align.repa.spatial_norm needs more tokens than one")
         hidden = [settings.hidden] * (settings.layers - 1)
         self.head: nn.Module = (
             ConvProjector(shape.width, feature_width)

@@ -80,6 +80,10 @@ class REPA(MethodSettings):
     spatial_norm: NotNegative | None = None  # a: target less a x its mean over tokens, over its
     # deviation over tokens (iREPA, arXiv 2512.10794); null: the target as it is
 
+    def __post_init__(self) -> None:
+        if self.projector == "conv" and (self.layers, self.hidden) != (3, 2048):
+            raise ValueError("'layers' and 'hidden' are of projector mlp: conv is one convolution")
+
 
 @settings
 class REG(REPA):
@@ -91,6 +95,7 @@ class REG(REPA):
     class_weight: NotNegative = 0.03  # of the class token's velocity loss; it outlasts `until`
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for key, own in (("projector", "mlp"), ("spatial_norm", None)):
             if getattr(self, key) != own:
                 raise ValueError(f"'{key}' is for align.repa: a class token is not in the square")
@@ -180,18 +185,23 @@ class Method:
     blocks: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
+def _blocks(small: Mapping[str, int], large: Mapping[str, int]) -> dict[str, Mapping[str, int]]:
+    """Of S and B, and of L and XL."""
+    return {"S": small, "B": small, "L": large, "XL": large}
+
+
 METHODS: dict[str, Method] = {  # by their names in a recipe's `align`
     "repa": Method(
         REPA,
         "sra2cli.align.repa:RepaAlignment",
         "REPA",
-        {"S": {"depth": 4}, "B": {"depth": 4}, "L": {"depth": 8}, "XL": {"depth": 8}},
+        _blocks({"depth": 4}, {"depth": 8}),
     ),
     "reg": Method(
         REG,
         "sra2cli.align.reg:RegAlignment",
         "REG",
-        {"S": {"depth": 4}, "B": {"depth": 4}, "L": {"depth": 8}, "XL": {"depth": 8}},
+        _blocks({"depth": 4}, {"depth": 8}),
     ),
     "sra": Method(
         SRA,
@@ -208,35 +218,27 @@ METHODS: dict[str, Method] = {  # by their names in a recipe's `align`
         SRA2,
         "sra2cli.align.sra2:Sra2Alignment",
         "SRA 2",
-        {"S": {"depth": 2}, "B": {"depth": 2}, "L": {"depth": 8}, "XL": {"depth": 8}},
+        _blocks({"depth": 2}, {"depth": 8}),
     ),
     "layersync": Method(
         LayerSync,
         "sra2cli.align.layersync:LayerSyncAlignment",
         "LayerSync",
-        {  # S, B and L: ours
-            "S": {"depth": 4, "target_depth": 8},
-            "B": {"depth": 4, "target_depth": 8},
-            "L": {"depth": 8, "target_depth": 16},
-            "XL": {"depth": 8, "target_depth": 16},
-        },
+        _blocks(
+            {"depth": 4, "target_depth": 8}, {"depth": 8, "target_depth": 16}
+        ),  # XL's are theirs
     ),
     "self-transcendence": Method(
         SelfTranscendence,
         "sra2cli.align.self_transcendence:SelfTranscendenceAlignment",
         "Self-Transcendence",
-        {  # S, B and L: ours
-            "S": {"depth": 3, "teacher_depth": 4},
-            "B": {"depth": 3, "teacher_depth": 4},
-            "L": {"depth": 6, "teacher_depth": 8},
-            "XL": {"depth": 6, "teacher_depth": 8},
-        },
+        _blocks({"depth": 3, "teacher_depth": 4}, {"depth": 6, "teacher_depth": 8}),  # XL's: theirs
     ),
     "internal": Method(
         Internal,
         "sra2cli.align.internal:InternalAlignment",
         "Internal Guidance",
-        {"S": {"depth": 4}, "B": {"depth": 4}, "L": {"depth": 8}, "XL": {"depth": 8}},
+        _blocks({"depth": 4}, {"depth": 8}),  # XL's is theirs
     ),
     "dispersive": Method(
         Dispersive,

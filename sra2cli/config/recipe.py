@@ -151,6 +151,11 @@ def from_dict(tree: dict[str, Any]) -> Recipe:
     if faults:
         raise SetupError("; ".join(faults))
     recipe = replace(recipe, align={name: align[name] for name in METHODS if name in align})
+    if recipe.grouped and recipe.train.group < 2:
+        raise SetupError(
+            "'train.group' is at least 2 with train.contrastive and methods as align.dispersive: "
+            "a sample alone has no other to be compared with"
+        )
     encoders = {getattr(s, "encoder", None) for s in align.values() if "features" in s.needs}
     if len(encoders) > 1:
         raise SetupError(f"one image encoder in a run, not {' and '.join(map(str, encoders))}")

@@ -85,7 +85,7 @@ class Train:
     weight_decay: NotNegative = 0.0
     grad_clip: Positive | None = 1.0  # null: none
     cosine_loss: NotNegative = 0.0  # weight of 1 - cosine of the velocities (LightningDiT: 1)
-    contrastive: NotNegative = 0.0  # weight of -||v - v of another sample||^2 (its paper: 0.05)
+    contrastive: Fraction = 0.0  # weight of -||v - v of another sample||^2 (its paper: 0.05)
     group: Count = 16  # samples, one after the other in the global batch, that are compared:
     # by train.contrastive, which takes the next one of the group, and by align.dispersive
     label_dropout: Fraction = 0.1
@@ -94,10 +94,6 @@ class Train:
     tf32: Flag = False  # lets CUDA multiply fp32 matrices with 10 bits
     compile: Flag | None = None  # torch.compile of the blocks; null: on CUDA
     checkpointing: Flag = False  # recompute activations: a third more time, far less memory
-
-    def __post_init__(self) -> None:
-        if self.contrastive and self.group < 2:
-            raise ValueError("'group' is at least 2 with train.contrastive")
 
 
 @settings

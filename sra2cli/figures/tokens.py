@@ -62,10 +62,10 @@ def store_of(source: Path, network: Network, data: Path | None) -> Store:
             f"{data} has {info.classes} classes, the network {config.classes}: "
             "choose another --data"
         )
-    if (differ := network.other_latents(info)) is not None:
+    if (differ := network.other_data(info)) is not None:
         raise SetupError(
-            f"{data} does not hold latents as the network was trained on: {differ}: choose "
-            "another --data"
+            f"{data} is not as what the network was trained on: it has {differ}: choose another "
+            "--data"
         )
     if config.condition == "text" and store.captions is None:
         raise SetupError(

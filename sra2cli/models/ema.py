@@ -22,6 +22,11 @@ class Ema:
         torch._foreach_lerp_(averaged, [p.detach() for p in network.parameters()], 1 - self.decay)
 
     def teacher(self, x_t: Tensor, t: Tensor, condition: Condition, depth: int) -> Tensor:
-        """Tokens (B, T, D) of the averaged network after block `depth`, without gradient."""
-        with torch.no_grad():
-            return self.model.tokens(x_t, t, condition, depth=depth)
+        """`tokens_of` the averaged network."""
+        return tokens_of(self.model, x_t, t, condition, depth)
+
+
+@torch.no_grad()
+def tokens_of(model: Backbone, x_t: Tensor, t: Tensor, condition: Condition, depth: int) -> Tensor:
+    """Tokens (B, T, D) of a network after block `depth`, without gradient."""
+    return model.tokens(x_t, t, condition, depth=depth)

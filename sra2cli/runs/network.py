@@ -36,18 +36,24 @@ class Network:
     store: StoreInfo | None = None
     statistics: Statistics | None = None
 
-    def other_latents(self, info: StoreInfo) -> str | None:
-        """In what a store's latents differ from those it was trained on; None: not, or not known.
+    def other_data(self, info: StoreInfo) -> str | None:
+        """In what a store differs from what it was trained on; None: in nothing that is known.
 
         An encoder's fingerprint says nothing of scale and shift.
         """
         own = self.store
         if own is not None and own.vae_fingerprint != info.vae_fingerprint:
-            return f"they are of VAE '{info.vae}', not of '{own.vae}'"
+            return f"latents of VAE '{info.vae}', not of '{own.vae}'"
         known = self.statistics if own is None else (own.scale, own.shift)
-        if known is None or _same(known, (info.scale, info.shift)):
+        if known is not None and not _same(known, (info.scale, info.shift)):
+            return "another scale and shift of latents"
+        if self.model.told != "text":
             return None
-        return "they have another scale and shift"
+        reader = self.model.config.to_dict()["text_encoder"]
+        same = reader == info.text_encoder
+        if own is not None:
+            same = own.text_fingerprint == info.text_fingerprint
+        return None if same else f"captions read by '{info.text_encoder}', not by '{reader}'"
 
 
 def _same(a: tuple[Scale, Scale], b: tuple[Scale, Scale]) -> bool:

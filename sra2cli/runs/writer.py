@@ -33,7 +33,8 @@ CHANGEABLE = ("train.steps", "train.micro_batch", "log", "name")  # may differ o
 def changeable(wanted: Recipe) -> tuple[str, ...]:
     """Settings that may differ when a run goes on; a falling rate depends on the last step."""
     fixed = ("train.steps",) if wanted.train.lr_decay != "constant" else ()
-    return tuple(key for key in CHANGEABLE if key not in fixed)
+    moved = (f"align.{name}.teacher" for name, s in wanted.align.items() if "frozen" in s.needs)
+    return (*(key for key in CHANGEABLE if key not in fixed), *moved)  # its weights are compared
 
 
 Weights = Mapping[str, Mapping[str, Tensor]]
@@ -79,12 +80,7 @@ class RunWriter(Run):
                 raise
             raise SetupError(f"cannot write to the run folder {path}: {error.strerror}") from None
         super().__init__(path)
-        self._check_same(wanted, store, init)
-        taught_by = (self.about.get("teacher") or {}).get("digest")
-        if taught_by != (teacher or {}).get("digest"):
-            raise SetupError(
-                f"{path} was trained with other weights of its frozen teacher: choose another --out"
-            )
+        self._check_same(wanted, store, init, teacher)
         self.recipe = wanted
         if _yaml(wanted) != self.recipe_file.read_text(encoding="utf-8"):
             write_atomically(self.recipe_file, _yaml(wanted))
@@ -96,7 +92,13 @@ class RunWriter(Run):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
         self._saving: Future[None] | None = None
 
-    def _check_same(self, wanted: Recipe, store: Store, init: Mapping[str, str] | None) -> None:
+    def _check_same(
+        self,
+        wanted: Recipe,
+        store: Store,
+        init: Mapping[str, str] | None,
+        teacher: Mapping[str, str] | None,
+    ) -> None:
         """Refuse to mix two runs."""
         differ = recipe.differences(self.recipe, wanted, ignore=changeable(wanted))
         if differ:
@@ -119,6 +121,11 @@ class RunWriter(Run):
             began = f"the weights of {before['path']}" if before else "scratch"
             raise SetupError(
                 f"{self.path} began from {began}: give the same --init, or another --out"
+            )
+        if (about.get("teacher") or {}).get("digest") != (teacher or {}).get("digest"):
+            raise SetupError(
+                f"{self.path} was trained with other weights of its frozen teacher: choose "
+                "another --out"
             )
 
     def remember(self, store: Store) -> None:

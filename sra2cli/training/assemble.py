@@ -96,31 +96,34 @@ def prepare(
     text_encoder = None
     if shape_of(wanted).condition == "text" and store.captions and not store.captions.has_features:
         text_encoder = text_encoder_of(store.info, device=group.device, offline=offline)
-    frozen, taught_by = frozen_network(wanted, store)
+    frozen, taught_by = frozen_network(wanted, store, verify=group.main)
     wanted = resolve_precision(wanted, out, torch.device(group.device))
     return Training(wanted, store, indices, source, encoder, text_encoder, frozen, taught_by)
 
 
 def frozen_network(
-    wanted: Recipe, store: Store
+    wanted: Recipe, store: Store, *, verify: bool
 ) -> tuple[Backbone | None, Mapping[str, str] | None]:
     """The network that a method aligns with beside the EMA, and what it is; None: no method does.
 
+    Args:
+        verify: of several processes, one does.
+
     Raises:
-        SetupError: it is not named, or of another shape, path or latents.
+        SetupError: it is not named, or of another shape, path or data.
     """
     if wanted.frozen is None:
         return None, None
-    key = "align.self-transcendence.teacher"
+    key = f"align.{next(n for n, s in wanted.align.items() if 'frozen' in s.needs)}.teacher"
     if not wanted.frozen:
         raise SetupError(f"--set {key}=RUN: the run or checkpoint whose tokens are the target")
-    network = open_network(Path(wanted.frozen))
+    network = open_network(Path(wanted.frozen), verify=verify)
     if network.model.shape != shape_of(wanted):
         raise SetupError(f"{key}: {wanted.frozen} is a network of another shape than the recipe's")
     if network.path != wanted.path.kind:
         raise SetupError(f"{key}: {wanted.frozen} was trained on the {network.path} path")
-    if (differ := network.other_latents(store.info)) is not None:
-        raise SetupError(f"{key}: {wanted.frozen} was trained on other latents: {differ}")
+    if (differ := network.other_data(store.info)) is not None:
+        raise SetupError(f"{key}: {wanted.frozen} was trained on other data than {differ}")
     return network.model, {"path": wanted.frozen, "digest": network.about["checkpoint"]}
 
 
@@ -164,10 +167,8 @@ def start(
             f"{init} was trained on the {network.path} path, this recipe trains on the "
             f"{objective.kind} one: --set path.kind={network.path} goes on as it began"
         )
-    differ = None if store is None else network.other_latents(store.info)
+    differ = None if store is None else network.other_data(store.info)
     if store is not None and differ is not None:
-        console.warn(
-            f"{store.path}: its latents are not those that {init} was trained on: {differ}"
-        )
+        console.warn(f"{store.path} is not as what {init} was trained on: it has {differ}")
     found: dict[str, Any] = {"path": str(init), "digest": network.about["checkpoint"]}
     return found

@@ -78,7 +78,7 @@ def method_cost(
         for name, method in methods.items():
             taught: list[int] = []
             heads[name] = Cost(parameters(method), macs(partial(one_sample, method, shape, taught)))
-            for depth in taught:
+            for depth in set(taught):
                 tokens = partial(model.tokens, x, t, told, depth=depth)
                 passes = taught.count(depth) * macs(tokens)
                 external[f"{name}_teacher"] = Cost(parameters_of(model, tokens), passes)

@@ -4,6 +4,7 @@ import contextlib
 import math
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from sra2cli.data.store import Store
 from sra2cli.encoders.image import Encoder
 from sra2cli.encoders.text import TextEncoder
 from sra2cli.models.contract import Backbone
-from sra2cli.models.ema import Ema
+from sra2cli.models.ema import Ema, tokens_of
 from sra2cli.runs.run import Checkpoint, Run
 from sra2cli.training.objective import Objective
 
@@ -57,14 +58,14 @@ class Engine:
         torch.backends.cudnn.allow_tf32 = settings.tf32
         self.objective = objective.to(self.device)
         self.objective.network.checkpointing = settings.checkpointing
-        self.frozen = None if frozen is None else Ema(frozen.to(self.device), 1.0)
+        self.frozen = None if frozen is None else frozen.to(self.device)
         self.ema = Ema(objective.network, settings.ema)
         compiled = self.device.type == "cuda" if settings.compile is None else settings.compile
         if compiled:
             self.objective.network.compile_blocks()
             self.ema.model.compile_blocks()
             if self.frozen is not None:
-                self.frozen.model.compile_blocks()
+                self.frozen.compile_blocks()
         self.optimizer = torch.optim.AdamW(
             objective.parameters(),
             lr=settings.lr,
@@ -122,7 +123,7 @@ class Engine:
         """Tokens of the frozen network, where a method needs them at this step."""
         if self.frozen is None or not self.recipe.needs("frozen", self.step, epoch):
             return None
-        return self.frozen.teacher
+        return partial(tokens_of, self.frozen)
 
     def _clip(self, trained: list[torch.nn.Parameter]) -> Tensor:
         """The norm of the gradients, which are cut to train.grad_clip if there is one."""

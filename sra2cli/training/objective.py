@@ -76,7 +76,7 @@ class Objective(nn.Module):
         depths = {depth for method in active.values() for depth in method.depths}
         out = self.network(x_t, batch.t, condition, taps=depths)
         (found, class_found), (v, class_v) = map(self.network.unpack, (out.v.float(), target))
-        losses = self._denoising(batch, found, v)
+        losses = self._denoising(batch, state, found, v)
         total = losses["denoise"]
         if "cosine" in losses:
             total = total + self.cosine_weight * losses["cosine"]
@@ -111,13 +111,14 @@ class Objective(nn.Module):
                 total = total + method.nothing()
         return {"loss": total, **losses}
 
-    def _denoising(self, batch: Batch, found: Tensor, v: Tensor) -> dict[str, Tensor]:
+    def _denoising(
+        self, batch: Batch, state: Tensor, found: Tensor, v: Tensor
+    ) -> dict[str, Tensor]:
         """Losses of the latent's velocity, without their weights; found, v: (B, C, H, W)."""
         losses = {"denoise": (found - v).square().mean()}
         if self.cosine_weight:
             losses["cosine"] = 1 - F.cosine_similarity(found, v, dim=1, eps=1e-8).mean()
         if self.contrastive:
-            state = self.network.pack(batch.z, batch.class_feature)
             pair = next_of_group(state, self.group), next_of_group(batch.noise, self.group)
             other, _ = self.network.unpack(path.interpolate(*pair, batch.t, self.kind)[1])
             losses["contrastive"] = (found - other).square().mean()

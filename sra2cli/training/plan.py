@@ -90,7 +90,8 @@ def measure(training: Training, objective: Objective, device: str) -> tuple[floa
     engine = training.engine(objective, Group(device=device))
     on_cpu = engine.device.type == "cpu"
     own = training.indices[0]
-    probed = max(PROBED, training.recipe.train.group if training.recipe.grouped else 0)
+    group = training.recipe.train.group if training.recipe.grouped else 1
+    probed = -(-PROBED // group) * group  # whole groups
     raw = training.batches(device).raw(0, own[:probed] if on_cpu else own)
     seen: dict[int, int] = {}
 

@@ -112,6 +112,6 @@ def trial(wanted: Recipe, store: Store, device: str, *, encoder: bool) -> tuple[
         images = Source(Path(), store.names, None, [], OneImage(store.info.resolution))
     group = Group(device=device)
     indices = share(wanted, rank=0, processes=1)
-    teacher = None if wanted.frozen is None else build(wanted)
+    teacher = None if wanted.frozen is None else build(wanted).eval().requires_grad_(False)
     training = Training(wanted, store, indices, images, frozen, frozen=teacher)
     return training, training.engine(training.objective(), group)
