@@ -24,7 +24,7 @@ LIBRARIES = {  # heavy libraries, and the files that may import them
     "diffusers": {"encoders/vae"},
     "torchvision": set(),
     "torch_fidelity": {"evaluation/inception"},
-    "transformers": {"encoders/image", "encoders/text_networks"},
+    "transformers": {"encoders/pretrained"},
     "accelerate": set(),  # its launcher is welcome, and needs nothing of it here
     "pyarrow": {"data/sources/parquet"},
     "matplotlib": {"core/pictures"},

@@ -3,7 +3,6 @@
 import inspect
 import re
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +12,10 @@ from torch import Tensor, nn
 from sra2cli.core.errors import SetupError
 from sra2cli.core.files import weights_fingerprint
 from sra2cli.core.finite import check_finite
+from sra2cli.encoders.pretrained import from_pretrained, library, readable
 from sra2cli.encoders.whole import check_whole
 
+NEEDED = "REPA's encoder needs transformers: pip install 'sra2[repa]'"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 UNUSED = re.compile(  # by names: what tokens after the final norm do not go through
@@ -88,28 +89,12 @@ def load_encoder(
             complete.
         DataError: weights that are not finite.
     """
-    try:
-        from transformers import AutoModel
-        from transformers.utils import logging
-    except ImportError:
-        raise SetupError("REPA's encoder needs transformers: pip install 'sra2[repa]'") from None
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    local = Path(name).is_dir()
-    try:
-        whole, loaded = AutoModel.from_pretrained(
-            name,
-            local_files_only=local or offline,
-            torch_dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # refused below, with their names
-        )
-    except Exception as error:  # of a damaged file its readers raise anything
-        reason = " ".join(str(error).split())[:200]
-        raise SetupError(
-            f"cannot load the encoder '{name}': {reason}; give a hub name or a folder with "
-            "config.json and its weights"
-        ) from None
+    transformers = library(NEEDED)
+    whole, loaded = readable(
+        lambda: from_pretrained(transformers.AutoModel, name, offline=offline),
+        f"the encoder '{name}'",
+        "config.json and its weights",
+    )
     model = getattr(whole, VISION, whole)
     prefix = "" if model is whole else f"{VISION}."
     keys = {*loaded["missing_keys"], *loaded["unexpected_keys"]}
@@ -132,11 +117,9 @@ def load_encoder(
 
 def dinov2_base(side: int = 16) -> nn.Module:
     """DINOv2-B/14 without weights, its position table already at side x side: for counting."""
-    try:
-        from transformers import Dinov2Config, Dinov2Model
-    except ImportError:
-        raise SetupError("REPA's encoder needs transformers: pip install 'sra2[repa]'") from None
-    model: nn.Module = Dinov2Model(Dinov2Config(image_size=14 * side, patch_size=14))
+    transformers = library(NEEDED)
+    config = transformers.Dinov2Config(image_size=14 * side, patch_size=14)
+    model: nn.Module = transformers.Dinov2Model(config)
     return model
 
 

@@ -15,6 +15,7 @@ from sra2cli.core.errors import SetupError
 from sra2cli.core.files import weights_fingerprint
 from sra2cli.core.finite import check_finite
 from sra2cli.encoders.first_stage import full_precision
+from sra2cli.encoders.pretrained import from_pretrained, library, readable
 from sra2cli.encoders.text import TextEncoder
 from sra2cli.encoders.whole import check_whole
 
@@ -119,19 +120,10 @@ def fingerprint_of(
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def library() -> Any:
-    """The transformers library, quiet; SetupError where it is not there."""
-    try:
-        import transformers
-        from transformers.utils import logging
-    except ImportError:
-        raise SetupError(
-            "CLIP and T5 need transformers: pip install 'sra2[text]' (the text encoder 'words' "
-            "does without)"
-        ) from None
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    return transformers
+NEEDED = (
+    "CLIP and T5 need transformers: pip install 'sra2[text]' "
+    "(the text encoder 'words' does without)"
+)
 
 
 def load_pretrained(name: str, device: torch.device, *, offline: bool) -> Pretrained:
@@ -156,27 +148,19 @@ def load_network(
         SetupError: there is none, it is of another kind, or its weights are not complete.
         DataError: weights that are not finite.
     """
-    transformers = library()
-    only = Path(name).is_dir() or offline
-    try:
-        config = transformers.AutoConfig.from_pretrained(name, local_files_only=only)
-        kind = kinds.get(config.model_type)
-        if kind is not None:
-            model, loaded = getattr(transformers, kind).from_pretrained(
-                name,
-                local_files_only=only,
-                torch_dtype=torch.float32,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # refused below, with their names
-            )
-    except Exception as error:  # of a damaged file its readers raise anything
-        reason = " ".join(str(error).split())[:200]
-        raise SetupError(
-            f"cannot load {of}: {reason}; give a hub name, or a folder with config.json, weights "
-            "and tokenizer"
-        ) from None
-    if kind is None:
-        raise SetupError(f"{of} is of kind {config.model_type}, not of {', '.join(kinds)}")
+    transformers = library(NEEDED)
+    local = Path(name).is_dir() or offline
+
+    def read() -> tuple[str, Any]:
+        kind: str = transformers.AutoConfig.from_pretrained(name, local_files_only=local).model_type
+        if kind not in kinds:
+            return kind, None
+        return kind, from_pretrained(getattr(transformers, kinds[kind]), name, offline=offline)
+
+    kind, found = readable(read, of, "config.json, weights and tokenizer")
+    if found is None:
+        raise SetupError(f"{of} is of kind {kind}, not of {', '.join(kinds)}")
+    model, loaded = found
     keys = {*loaded["missing_keys"], *loaded["unexpected_keys"]}
     check_whole(of, loaded, unused={key for key in keys if unused.fullmatch(key)})
     check_finite(model.state_dict(), of)
@@ -192,25 +176,25 @@ def load_tokenizer(name: str, *, vocabulary: int, offline: bool) -> Any:
     Raises:
         SetupError: there is none, or not one for this network.
     """
-    transformers = library()
+    transformers = library(NEEDED)
     local = Path(name).is_dir()
     files = [file for file in TOKENIZERS if (Path(name) / file).is_file()]
     if local and not files:
         raise SetupError(
             f"{name} has no tokenizer: put {TOKENIZERS[0]} of the same network beside its weights"
         )
-    try:
+
+    def read() -> tuple[Any, int]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             name, local_files_only=local or offline
         )
         tokenizer.padding_side = tokenizer.truncation_side = "right"
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
-        count = 1 + max(tokenizer.get_vocab().values())
         tokenizer(PROBES[0], padding="max_length", truncation=True, max_length=LENGTH)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise SetupError(f"cannot load the tokenizer of '{name}': {reason}") from None
+        return tokenizer, 1 + max(tokenizer.get_vocab().values())
+
+    tokenizer, count = readable(read, f"the tokenizer of '{name}'")
     if not vocabulary / 2 < count <= vocabulary:  # where there is none, one of a few is made up
         raise SetupError(
             f"the tokenizer of '{name}' knows {count:,} tokens, the network {vocabulary:,}: take "
@@ -221,7 +205,7 @@ def load_tokenizer(name: str, *, vocabulary: int, offline: bool) -> Any:
 
 def clip_text_large() -> nn.Module:
     """The text half of CLIP ViT-L/14 without weights: for counting."""
-    transformers = library()
+    transformers = library(NEEDED)
     sizes = {"hidden_size": 768, "intermediate_size": 3072, "projection_dim": 768}
     config = transformers.CLIPTextConfig(**sizes, num_hidden_layers=12, num_attention_heads=12)
     model: nn.Module = transformers.CLIPTextModel(config)

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from sra2cli.core import console
 from sra2cli.encoders.first_stage import full_precision
+from sra2cli.encoders.pretrained import library
 from sra2cli.encoders.text_networks import (
     LENGTH,
+    NEEDED,
     fingerprint_of,
-    library,
     load_network,
     load_tokenizer,
 )
@@ -173,7 +174,7 @@ def _extractor(
 
 def clip_huge() -> nn.Module:
     """PickScore's network, CLIP ViT-H/14, without weights: for counting."""
-    transformers = library()
+    transformers = library(NEEDED)
     text = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
     vision = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32}
     config = transformers.CLIPConfig(

@@ -3,7 +3,7 @@
 A source is a cell that is there already: judged by an ordinary `sra2 eval`, resumed as others are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -119,22 +119,9 @@ def systems(sources: Sequence[Path], how: How, *, out: Path) -> dict[str, Any]:
     assert isinstance(first, SystemCell)
 
     def tables() -> Tables:
-        rows: list[tuple[dict[str, Any], list[dict[str, Any]], dict[str, float]]] = []
-        taken = []
-        for system, cell in zip(found, cells.values(), strict=True):
-            theirs = paper.system(system.model, system.method, system.epochs)
-            taken.append(theirs)
-            preset = how.preset or system.preset
-            rows.append(
-                (
-                    row_of(f"{system.name} ({preset})"),
-                    [*cell.found(first.own).values()],
-                    paper.numbers(theirs),
-                )
-            )
-        for theirs in paper.tables()["table3"]:
-            if theirs not in taken:
-                rows.append((row_of(paper.system_title(theirs)), [], paper.numbers(theirs)))
+        theirs = [paper.system(s.model, s.method, s.epochs) for s in found]
+        labels = [f"{s.name} ({how.preset or s.preset})" for s in found]
+        rows = rows_beside(cells, labels, theirs, "table3", paper.system_title)
         table = render.table_of("systems", "system (preset)", rows, first.own.metrics)
         differs = [line for s in found for line in differing(s, cells[s.name, s.recipe.seed], how)]
         return {"systems": {**table, "paper": paper.TABLE3, "differs": differs}}
@@ -177,6 +164,31 @@ def cells_of(found: Sequence[System], how: How, out: Path) -> Cells:
             file=file,
         )
     return cells
+
+
+Row = tuple[dict[str, Any], list[dict[str, Any]], dict[str, float]]  # what, results, the paper's
+
+
+def rows_beside(
+    cells: Cells,
+    labels: Sequence[str],
+    theirs: Sequence[dict[str, Any] | None],
+    table: str,
+    title: Callable[[dict[str, Any]], str],
+) -> list[Row]:
+    """A row a source with the paper's row of the same, then the paper's others.
+
+    Args:
+        labels, theirs: of each source; None where the paper has none.
+        table: of the paper; title: of one of its rows.
+    """
+    own = next(iter(cells.values())).own  # type: ignore[attr-defined]
+    rows: list[Row] = [
+        (row_of(label), [*cell.found(own).values()], paper.numbers(row))
+        for label, cell, row in zip(labels, cells.values(), theirs, strict=True)
+    ]
+    others = [row for row in paper.tables()[table] if row not in theirs]
+    return [*rows, *((row_of(title(row)), [], paper.numbers(row)) for row in others)]
 
 
 def row_of(label: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from sra2cli.tables import paper, render
 from sra2cli.tables.ablate import Tables, carried_out
 from sra2cli.tables.cells import Cell
 from sra2cli.tables.protocol import OWN, How, of_training
-from sra2cli.tables.systems import System, SystemCell, cells_of, opened_all, row_of
+from sra2cli.tables.systems import System, SystemCell, cells_of, opened_all, rows_beside
 
 METRICS = "fid,pickscore"
 DATA = "MS-COCO 2014's train part"
@@ -40,18 +40,9 @@ def text_to_image(sources: Sequence[Path], how: How, *, out: Path) -> dict[str, 
     assert isinstance(first, SystemCell)
 
     def tables() -> Tables:
-        rows: list[tuple[dict[str, Any], list[dict[str, Any]], dict[str, float]]] = []
-        taken = []
-        for system, cell in zip(found, cells.values(), strict=True):
-            theirs = paper.text_to_image(system.model, system.method, system.step)
-            taken.append(theirs)
-            label = f"{system.name} ({paper.NAMES.get(system.method, system.method) or 'none'})"
-            results = [*cell.found(first.own).values()]
-            rows.append((row_of(label), results, paper.numbers(theirs)))
-        for theirs in paper.tables()["table4"]:
-            if theirs not in taken:
-                title = paper.text_to_image_title(theirs)
-                rows.append((row_of(title), [], paper.numbers(theirs)))
+        theirs = [paper.text_to_image(s.model, s.method, s.step) for s in found]
+        labels = [f"{s.name} ({paper.NAMES.get(s.method, s.method) or 'none'})" for s in found]
+        rows = rows_beside(cells, labels, theirs, "table4", paper.text_to_image_title)
         table = render.table_of("t2i", "system (method)", rows, first.own.metrics)
         differs = [line for s in found for line in differing(s, cells[s.name, s.recipe.seed])]
         about = {"paper": paper.TABLE4, "data": "MS-COCO", "differs": differs}
