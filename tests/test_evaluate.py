@@ -19,7 +19,7 @@ from sra2cli.data.images import center_crop
 from sra2cli.evaluation import evaluate as room
 from sra2cli.evaluation import networks, reference, scores
 from sra2cli.evaluation.extractors import Collector, Extractor, Wanted, features_of
-from sra2cli.evaluation.judge import Judging
+from sra2cli.evaluation.judging import Judging
 from sra2cli.evaluation.metrics import (
     frechet_distance,
     inception_score,

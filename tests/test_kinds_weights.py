@@ -22,7 +22,7 @@ from sra2cli.encoders.image import load_encoder
 from sra2cli.encoders.vae import load_vae
 from sra2cli.evaluation import scores
 from sra2cli.evaluation.extractors import Collected, Extractor
-from sra2cli.evaluation.judge import Judging
+from sra2cli.evaluation.judging import Judging
 from sra2cli.evaluation.metrics import Statistics
 from sra2cli.evaluation.network_judge import Parts
 from sra2cli.evaluation.scores import Wanted

@@ -89,6 +89,7 @@ def evaluate(
     inception: o.Inception = None,
     pickscore_model: o.PickscoreModel = None,
     clip_model: o.ClipModel = None,
+    dino_model: o.DinoModel = None,
     metrics: o.Metrics = None,
     seed: Annotated[
         int | None, o.how("Of a run's samples. [default: 0]", min=0, max=2**63 - 1)
@@ -138,11 +139,11 @@ def evaluate(
         one_of("--distances", distances, ("float16", "float32"))
         check_drawing(precision, solver)
         judging: dict[str, Any] = {"metric": metrics, "ref": ref, "weights": inception}
-        judging |= {"pickscore_model": pickscore_model, "clip_model": clip_model, "batch": batch}
+        judging |= {"pickscore_model": pickscore_model, "clip_model": clip_model}
+        judging |= {"dino_model": dino_model, "batch": batch}
         judging |= {"crop": read_crop(crop), "distances": distances, "offline": offline}
         if not is_network(samples):
-            refuse_missing(samples)
-            refuse_given(ctx, DRAWING, f"is for a run or checkpoint; {samples} holds samples")
+            refuse_drawing(ctx, samples)
             choice = chosen_source(image, label, split, classes_from, captions=captions)
             show(of_images(samples, judging, choice, save_stats, pick_device(device), out), json)
             return
@@ -151,7 +152,7 @@ def evaluate(
             raise SetupError("--save-stats is for samples or images; sample first")
         start_processes(processes, device)
         from sra2cli.evaluation import sweep
-        from sra2cli.evaluation.judge import Judging
+        from sra2cli.evaluation.judging import Judging
         from sra2cli.sampling.opening import Options
         from sra2cli.sampling.settings import chosen
 
@@ -196,11 +197,13 @@ def evaluate(
         show_sweep(found, json, swept)
 
 
-def refuse_missing(samples: Path) -> None:
+def refuse_drawing(ctx: typer.Context, samples: Path) -> None:
+    """SetupError where there are no samples, or an option is for what is drawn."""
     from sra2cli.data.sources import is_pattern
 
     if not samples.exists() and not is_pattern(samples):
         raise SetupError(f"no run, checkpoint or samples at {samples}")
+    refuse_given(ctx, DRAWING, f"is for a run or checkpoint; {samples} holds samples")
 
 
 def usual(told: "Prompts | None") -> int:
@@ -223,7 +226,7 @@ def of_images(
     out: Path | None,
 ) -> dict[str, Any]:
     from sra2cli.evaluation.evaluate import evaluate
-    from sra2cli.evaluation.judge import Judging
+    from sra2cli.evaluation.judging import Judging
 
     return evaluate(
         samples, Judging(**judging), choice, save_stats=save_stats, device=device, out=out

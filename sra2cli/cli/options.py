@@ -127,8 +127,8 @@ CfgChannels = Annotated[int | None, how("Guide the first n latent channels only.
 Metrics = Annotated[
     str | None,
     how(
-        "Of fid,sfid,is,precision,recall,kid; or fd-digits, fd-emoji. Default: the first five; "
-        "of what was trained on digits or emoji their own.",
+        "Of fid,sfid,is,precision,recall,kid; of fdd,kdd (DINOv2); or fd-digits, fd-emoji. "
+        "Default: the first five; of what was trained on digits or emoji their own.",
         "--metrics",
         "--metric",
     ),
@@ -142,4 +142,7 @@ PickscoreModel = Annotated[
 ]
 ClipModel = Annotated[
     str | None, what("The CLIP of clip-score: folder or hub name; default: ViT-L/14.")
+]
+DinoModel = Annotated[
+    str | None, what("The DINOv2 of fdd and kdd: folder or hub name; default: ViT-L/14.")
 ]

@@ -23,7 +23,8 @@ UNUSED = re.compile(  # by names: what tokens after the final norm do not go thr
     r"(head|classifier|cls_classifier|distillation_classifier|lm_head|decoder)\..*"
 )
 VISION = "vision_model"  # CLIP and SigLIP hold one beside their other half
-RESAMPLED = ("Dinov2Model", "Dinov2WithRegistersModel")  # take a table of any size as it is
+PLAIN = "Dinov2Model"
+RESAMPLED = (PLAIN, "Dinov2WithRegistersModel")  # take a table of any size as it is
 
 
 class Encoder:
@@ -34,6 +35,7 @@ class Encoder:
 
     Args:
         missing: names of weights of no use that its file does not hold.
+        published: resample its position table as DINOv2's own code, not as REPA.
 
     Attributes: width: F. patch: of the encoder. fingerprint: hash of its weights as loaded.
     class_token: whether it has one.
@@ -47,6 +49,7 @@ class Encoder:
         side: int,
         device: torch.device,
         missing: Collection[str] = (),
+        published: bool = False,
     ):
         self.name, self.side, self.device = name, side, device
         self.model = model.to(device).eval().requires_grad_(False)
@@ -55,7 +58,7 @@ class Encoder:
         loaded = {k: v for k, v in model.state_dict().items() if k not in missing}
         check_finite(loaded, f"the encoder '{name}'")
         self.fingerprint = weights_fingerprint(loaded)
-        resampled = resample_positions(self.model, side)
+        resampled = resample_positions(self.model, side, published=published)
         knows = "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters
         self.class_token = False  # known when it has run
         self.options = {"interpolate_pos_encoding": True} if knows and not resampled else {}
@@ -71,7 +74,11 @@ class Encoder:
         mean = torch.tensor(IMAGENET_MEAN, device=self.device).view(3, 1, 1)
         std = torch.tensor(IMAGENET_STD, device=self.device).view(3, 1, 1)
         size = self.side * self.patch
-        x = F.interpolate((x - mean) / std, (size, size), mode="bicubic")
+        return self.see(F.interpolate((x - mean) / std, (size, size), mode="bicubic"))
+
+    @torch.no_grad()
+    def see(self, x: Tensor) -> Tensor:
+        """The same of images (B, 3, size, size) that are normalised already, on its device."""
         tokens: Tensor = self.model(pixel_values=x, **self.options).last_hidden_state
         return tokens.float()
 
@@ -89,6 +96,33 @@ def load_encoder(
             complete.
         DataError: weights that are not finite.
     """
+    model, missing = _read(name, offline=offline)
+    return _tried(Encoder(name, model, side=side, device=torch.device(device), missing=missing))
+
+
+def load_for_class_token(
+    name: str, *, size: int, device: torch.device | str = "cpu", offline: bool = False
+) -> Encoder:
+    """An encoder that sees images of `size` pixels, whose class token is what is wanted.
+
+    Raises:
+        SetupError: as `load_encoder`; it has no class token, or patches that do not divide `size`.
+        DataError: weights that are not finite.
+    """
+    model, missing = _read(name, offline=offline)
+    side, rest = divmod(size, int(model.config.patch_size))
+    if rest:
+        patch = model.config.patch_size
+        raise SetupError(f"the encoder '{name}' has patches of {patch}, which do not divide {size}")
+    where = torch.device(device)
+    found = Encoder(name, model, side=side, device=where, missing=missing, published=True)
+    if not _tried(found).class_token:
+        raise SetupError(f"the encoder '{name}' has no class token: choose a DINOv2")
+    return found
+
+
+def _read(name: str, *, offline: bool) -> tuple[Any, set[str]]:
+    """A ViT, and the names of weights of no use that its file does not hold."""
     transformers = library(NEEDED)
     whole, loaded = readable(
         lambda: from_pretrained(transformers.AutoModel, name, offline=offline),
@@ -103,15 +137,19 @@ def load_encoder(
     missing = [k for k in ("patch_size", "hidden_size") if not hasattr(model.config, k)]
     if missing:
         raise SetupError(f"the encoder '{name}' is not a ViT: its config has no {missing[0]}")
-    random = {k.removeprefix(prefix) for k in loaded["missing_keys"]}
-    encoder = Encoder(name, model, side=side, device=torch.device(device), missing=random)
-    try:  # an encoder that cannot do this size is found out here, not hours later
+    return model, {k.removeprefix(prefix) for k in loaded["missing_keys"]}
+
+
+def _tried(encoder: Encoder) -> Encoder:
+    """An encoder that cannot do this size is found out here, not hours later."""
+    name, count = encoder.name, encoder.side**2
+    try:
         found = encoder.tokens(torch.zeros(1, 8, 8, 3, dtype=torch.uint8))
-        shape, encoder.class_token = found[:, -(side**2) :].shape, found.shape[1] > side**2
+        shape, encoder.class_token = found[:, -count:].shape, found.shape[1] > count
     except (ValueError, RuntimeError, TypeError) as error:
         raise SetupError(f"the encoder '{name}' cannot encode: {error}") from None
-    if tuple(shape) != (1, side**2, encoder.width):
-        raise SetupError(f"the encoder '{name}' gives {tuple(shape[1:])} tokens, not {side**2}")
+    if tuple(shape) != (1, count, encoder.width):
+        raise SetupError(f"the encoder '{name}' gives {tuple(shape[1:])} tokens, not {count}")
     return encoder
 
 
@@ -123,8 +161,12 @@ def dinov2_base(side: int = 16) -> nn.Module:
     return model
 
 
-def resample_positions(model: Any, side: int) -> bool:
+def resample_positions(model: Any, side: int, *, published: bool = False) -> bool:
     """Bring a learned position table (1, prefix + n², F) to side x side (bicubic, antialias).
+
+    Args:
+        published: as DINOv2's own code, where that differs: without registers it has no antialias,
+            and reads at (i + 1/2) · n / (side + 0.1).
 
     Returns whether it now fits; a table of another kind is left alone.
     """
@@ -139,7 +181,10 @@ def resample_positions(model: Any, side: int) -> bool:
     if type(model).__name__ not in RESAMPLED:
         return False
     grid = table[:, prefix:].reshape(1, old, old, -1).permute(0, 3, 1, 2).float()
-    grid = F.interpolate(grid, (side, side), mode="bicubic", antialias=True)
+    if published and type(model).__name__ == PLAIN:
+        grid = F.interpolate(grid, scale_factor=(side + 0.1) / old, mode="bicubic")
+    else:
+        grid = F.interpolate(grid, (side, side), mode="bicubic", antialias=True)
     grid = grid.permute(0, 2, 3, 1).reshape(1, side**2, -1)
     resampled = torch.cat([table[:, :prefix], grid.to(table.dtype)], dim=1)
     embeddings.position_embeddings = nn.Parameter(resampled, requires_grad=False)

@@ -102,16 +102,16 @@ def _of_counts(
 ) -> list[str]:
     count = fake.count or 0
     found: list[str] = []
-    widths = [
-        extractor.widths[METRICS[n].feature] for n in names if METRICS[n].needs == "statistics"
-    ]
+    distances = [name for name in names if METRICS[name].needs == "statistics"]
+    widths = [extractor.widths[METRICS[name].feature] for name in distances]
+    comes = f"{' and '.join(distances)} come{'s' * (len(distances) == 1)} out far too high"
     if extractor.classifies and widths and count < 2 * max(widths):
         found.append(f"{count} samples are few for a Frechet distance: it comes out too high")
     if not extractor.classifies:
         if widths and count < max(widths):
             found.append(
                 f"{count:,} samples are fewer than the {max(widths):,} features: covariances are "
-                "of lower rank, and FID and sFID come out far too high"
+                f"of lower rank, and {comes}"
             )
         if text and count < TEXT_COUNT:
             found.append(
@@ -126,7 +126,7 @@ def _of_counts(
         if widths and real and real.kept.count and real.kept.count < max(widths):
             found.append(
                 f"the reference has {real.kept.count:,} images, fewer than the {max(widths):,} "
-                "features: FID and sFID come out far too high"
+                f"features: {comes}"
             )
     return found
 

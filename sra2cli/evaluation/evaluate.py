@@ -10,7 +10,8 @@ from sra2cli.data.sources import CONVENTION, Choice, Source, is_pattern
 from sra2cli.data.sources.folder import FolderReader
 from sra2cli.data.sources.layout import is_image
 from sra2cli.evaluation.image_sets import Crop, ImageSet, from_source, open_images
-from sra2cli.evaluation.judge import Judge, Judging
+from sra2cli.evaluation.judge import Judge
+from sra2cli.evaluation.judging import Judging
 from sra2cli.evaluation.reference import check_target, save_reference
 from sra2cli.sampling.folder import image_file, record_of
 

@@ -37,6 +37,7 @@ class Extractor:
         saved: feature → what follows "mu" and "sigma" in the keys of saved statistics.
         stand_in: name and maker of the images it is compared with where no reference is given.
         classifies: its classes are those of the samples, so that accuracy means something.
+        standard: there is one such network, so that statistics of others are taken to be its own.
         of: the only images, of 32x32, that it means something for; "": it knows any.
         fits: features of images (N, width), for metrics that need prompts, and a prompt each →
             number by name. too_long: whether it reads a prompt in part only.
@@ -51,6 +52,7 @@ class Extractor:
     run: Callable[[np.ndarray], dict[str, Tensor]]
     stand_in: tuple[str, Callable[[], np.ndarray]] | None = None
     classifies: bool = False
+    standard: bool = True
     of: str = ""
     fits: Callable[[Tensor, Sequence[str]], dict[str, float]] | None = None
     too_long: Callable[[Sequence[str]], list[bool]] | None = None

@@ -4,9 +4,8 @@ Three ask it: `sra2 eval` of images (evaluate), of a network (network_judge), an
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,19 +18,19 @@ from sra2cli.core.errors import SetupError
 from sra2cli.evaluation import scores
 from sra2cli.evaluation.caveats import caveats, of_prompts
 from sra2cli.evaluation.extractors import Collected, Extractor, Wanted, features_of, side_by_side
-from sra2cli.evaluation.image_sets import Crop, ImageSet, Seen
-from sra2cli.evaluation.metrics import IS_SPLIT, NEIGHBOURS, Distances
-from sra2cli.evaluation.networks import NETWORKS, Opening, open_extractors
+from sra2cli.evaluation.image_sets import ImageSet, Seen
+from sra2cli.evaluation.judging import Judging
+from sra2cli.evaluation.metrics import IS_SPLIT, NEIGHBOURS
+from sra2cli.evaluation.networks import NETWORKS, open_extractors
 from sra2cli.evaluation.reference import (
     Reference,
+    compared,
     describe,
     is_npz,
     lacking,
     open_reference,
     uncompared,
 )
-
-BATCH = 64
 
 
 class Settings(TypedDict):
@@ -58,53 +57,13 @@ class Result(TypedDict):
     environment: Machine
 
 
-@dataclass(frozen=True)
-class Judging:
-    """How images are judged.
-
-    metric: names of scores.METRICS, with commas; None: see `choose`.
-    ref: an ADM .npz, or a source of images; None: the network's own stand-in.
-    weights: of Inception; None: where torch-fidelity keeps them.
-    pickscore_model, clip_model: folder or hub name; None: those of the papers.
-    offline: never touch the network.
-    crop: of all images.
-    batch: images at a time, also of those that are drawn.
-    """
-
-    metric: str | None = None
-    ref: str | None = None
-    weights: Path | None = None
-    pickscore_model: str | None = None
-    clip_model: str | None = None
-    offline: bool = False
-    crop: Crop | None = None
-    distances: Distances = "float16"
-    batch: int = BATCH
-
-    def check(self) -> None:
-        """SetupError for what means nothing, before any file is opened."""
-        if self.batch < 1:
-            raise SetupError("--batch must be above 0")
-        names = () if self.metric is None else scores.parse(self.metric)
-        for option, model, metric in (
-            ("--pickscore-model", self.pickscore_model, "pickscore"),
-            ("--clip-model", self.clip_model, "clip-score"),
-        ):
-            if model is not None and metric not in names:
-                raise SetupError(f"{option} is for --metrics {metric}")
-
-    def opening(self, device: str) -> Opening:
-        """How the networks of metrics are opened."""
-        models = {"pickscore": self.pickscore_model, "clip": self.clip_model}
-        return Opening(self.weights, device, models, self.offline)
-
-
 class Judge:
     """Looks at images and says what they are worth.
 
     Args:
         first_stage: fingerprint of the first stage of what was trained; None: not known.
-        statistics_alone: no metric is asked for.
+        statistics_alone: statistics are to be saved: metrics may be left out, or say of what
+            network; what would be compared is not computed where there is no reference.
         prompted: whether there is a prompt of each image, or nothing where that is seen later.
 
     Attributes:
@@ -133,6 +92,8 @@ class Judge:
         self.extractor, *self.beside = open_extractors(names, judging.opening(device))
         lack = {} if judging.metric else lacking(judging.ref, self.extractor, names)
         self.left_out = list(lack)
+        if statistics_alone and judging.ref is None and self.extractor.stand_in is None:
+            names = tuple(name for name in names if name not in compared(names))
         self.names = tuple(name for name in names if name not in self.left_out)
         self.together = side_by_side(self.extractor, self.beside, scores.wanted(self.names).rows)
 

@@ -29,14 +29,14 @@ from sra2cli.core.files import hold, is_full, listing_digest, sync, utf8, write_
 from sra2cli.core.processes import Group
 from sra2cli.evaluation.extractors import Collected, Collector, Extractor, Wanted, check_features
 from sra2cli.evaluation.image_sets import Seen
-from sra2cli.evaluation.judge import Judge, Judging, Result, refuse_unprompted
+from sra2cli.evaluation.judge import Judge, Result, refuse_unprompted
+from sra2cli.evaluation.judging import MODELS, Judging
 from sra2cli.runs.network import Network
 from sra2cli.sampling.opening import Options
 from sra2cli.sampling.sample import Drawing, plan
 from sra2cli.sampling.settings import Sampling
 
-MODELS = ("pickscore_model", "clip_model")  # of Judging
-FILES = ("ref", "weights", *MODELS)
+FILES = ("ref", "weights", *MODELS.values())  # of Judging
 
 
 class NetworkJudge:
@@ -235,7 +235,7 @@ def fingerprints(judging: Judging) -> dict[str, str]:
     found = {}
     values = {field.name: getattr(judging, field.name) for field in fields(judging)}
     for name, value in sorted(values.items()):
-        if name == "offline" or (name in MODELS and value is None):
+        if name == "offline" or (name in MODELS.values() and value is None):
             continue  # what older results do not say either
         found[name] = str(value)
         if value is not None and name in FILES:

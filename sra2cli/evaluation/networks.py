@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sra2cli.data import digits, emoji
 from sra2cli.evaluation import scores
+from sra2cli.evaluation.dino import DINO, dino_extractor
 from sra2cli.evaluation.extractors import Extractor, digits_extractor, emoji_extractor
 from sra2cli.evaluation.inception import inception_extractor
 from sra2cli.evaluation.pickscore import CLIP, PICKSCORE, clip_extractor, pickscore_extractor
@@ -18,11 +19,11 @@ class Opening:
 
     weights: Path | None = None
     device: str = "cpu"
-    models: Mapping[str, str | None] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
     offline: bool = False
 
     def model(self, network: str, default: str) -> str:
-        return self.models.get(network) or default
+        return self.models.get(network, default)
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ NETWORKS: dict[str, JudgeNetwork] = {  # by their names in scores.METRICS
     "clip": JudgeNetwork(
         lambda how: clip_extractor(how.model("clip", CLIP), device=how.device, offline=how.offline),
         ("clip-score",),
+    ),
+    "dino": JudgeNetwork(
+        lambda how: dino_extractor(how.model("dino", DINO), device=how.device, offline=how.offline),
+        ("fdd",),
     ),
 }
 

@@ -176,6 +176,11 @@ def _from_npz(
     for feature in sorted(need.moments):
         suffix = extractor.saved[feature]
         if {f"mu{suffix}", f"sigma{suffix}"} & keys:
+            if not (meta or extractor.standard):
+                raise SetupError(
+                    f"{path} does not say which network its mu{suffix} is of: save statistics of "
+                    "the images with --save-stats"
+                )
             mean, covariance = npz.statistics(path, suffix, extractor.widths[feature])
             statistics[feature] = Statistics(mean, covariance, meta.get("count"))
     rest = Wanted(need.moments - statistics.keys(), need.rows)

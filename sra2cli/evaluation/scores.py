@@ -116,6 +116,8 @@ METRICS = {
     "precision": Metric("inception", "pool", "rows", "↑", lambda c, f: c.neighbours(f)[0]),
     "recall": Metric("inception", "pool", "rows", "↑", lambda c, f: c.neighbours(f)[1]),
     "kid": Metric("inception", "pool", "rows", "↓", kernel),
+    "fdd": Metric("dino", "dino", "statistics", "↓", frechet),
+    "kdd": Metric("dino", "dino", "rows", "↓", kernel),
     "fd-digits": Metric("digits", "features", "statistics", "↓", frechet),
     "fd-emoji": Metric("emoji", "emoji", "statistics", "↓", frechet),
     "emoji-top1": Metric("emoji", "emoji", "prompts", "↑", fit("emoji-top1")),

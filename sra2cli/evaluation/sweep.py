@@ -12,7 +12,7 @@ from typing import Any
 from sra2cli.core import console, pictures, processes
 from sra2cli.core.errors import SetupError
 from sra2cli.core.files import write_json
-from sra2cli.evaluation.judge import Judging
+from sra2cli.evaluation.judging import Judging
 from sra2cli.evaluation.network_judge import NetworkJudge, digest_of
 from sra2cli.evaluation.scores import with_accuracy
 from sra2cli.models.build import shape_of

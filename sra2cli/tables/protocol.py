@@ -22,8 +22,8 @@ from sra2cli.data.sources import open_source
 from sra2cli.data.store import Store
 from sra2cli.encoders.open import open_first_stage
 from sra2cli.evaluation import scores
-from sra2cli.evaluation.judge import Judging
-from sra2cli.evaluation.networks import NETWORKS, Opening, open_extractors
+from sra2cli.evaluation.judging import MODELS, Judging
+from sra2cli.evaluation.networks import NETWORKS, open_extractors
 from sra2cli.evaluation.reference import check_reference, compared, is_npz, uncompared
 from sra2cli.extraction.extract import extract
 from sra2cli.extraction.makers import Options
@@ -54,6 +54,7 @@ class How:
     weights: Path | None = None
     pickscore_model: str | None = None
     clip_model: str | None = None
+    dino_model: str | None = None
     prompts: Path | None = None
     num: int | None = None
     preset: str | None = None
@@ -69,7 +70,7 @@ class How:
     dry_run: bool = False
 
 
-FILES = ("ref", "weights", "latent_stats", "prompts", "pickscore_model", "clip_model")  # of How
+FILES = ("ref", "weights", "latent_stats", "prompts", *MODELS.values())  # of How
 
 
 def on_digits(recipe: Recipe) -> bool:
@@ -164,8 +165,6 @@ def judging(base: Recipe, how: How, steps: Sequence[int]) -> Judged:
     if num < 2:
         raise SetupError(f"--num is at least 2, not {num}")
     names = scores.parse(how.metrics or ("fd-digits" if small else ",".join(scores.PAPERS)))
-    pick, clip = how.pickscore_model, how.clip_model
-    Judging(metric=",".join(names), pickscore_model=pick, clip_model=clip).check()
     check_judging(names, how)
     given = {
         "--metrics": ",".join(names),
@@ -177,6 +176,7 @@ def judging(base: Recipe, how: How, steps: Sequence[int]) -> Judged:
         "--weights": how.weights,
         "--pickscore-model": how.pickscore_model,
         "--clip-model": how.clip_model,
+        "--dino-model": how.dino_model,
         "--prompts": how.prompts,
         "--vae": how.vae,
         "--latent-stats": how.latent_stats,
@@ -193,6 +193,9 @@ def judging(base: Recipe, how: How, steps: Sequence[int]) -> Judged:
 
 def check_judging(names: Sequence[str], how: How) -> None:
     """Refuse a missing reference, one that lacks something, and missing weights."""
+    models = {name: getattr(how, name) for name in MODELS.values()}
+    judged = Judging(",".join(names), how.ref, how.weights, offline=how.offline, **models)
+    judged.check()
     stands_in = NETWORKS[scores.networks_of(names)[0]].knows is not None
     if how.ref is None and compared(names) and not stands_in:
         raise uncompared(compared(names), "images")
@@ -200,8 +203,7 @@ def check_judging(names: Sequence[str], how: How) -> None:
         open_source(Path(how.ref))
     elif how.ref is not None and not Path(how.ref).exists():
         raise SetupError(f"no reference {how.ref}")
-    models = {"pickscore": how.pickscore_model, "clip": how.clip_model}
-    extractor, *_ = open_extractors(names, Opening(how.weights, "cpu", models, how.offline))
+    extractor, *_ = open_extractors(names, judged.opening("cpu"))
     check_reference(how.ref, extractor, names)
 
 

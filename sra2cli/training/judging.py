@@ -11,7 +11,8 @@ from sra2cli.core import console
 from sra2cli.data.prompts import told_in
 from sra2cli.data.store import Store
 from sra2cli.encoders.open import open_first_stage
-from sra2cli.evaluation.judge import BATCH, Judge, Judging
+from sra2cli.evaluation.judge import Judge
+from sra2cli.evaluation.judging import BATCH, Judging
 from sra2cli.models.build import shape_of
 from sra2cli.models.contract import Backbone
 from sra2cli.sampling.draw import draw

@@ -16,7 +16,7 @@ from sra2cli.cli import app
 from sra2cli.config import recipe
 from sra2cli.data.digits import load_digits
 from sra2cli.evaluation.evaluate import evaluate
-from sra2cli.evaluation.judge import Judging
+from sra2cli.evaluation.judging import Judging
 from sra2cli.extraction.extract import extract
 from sra2cli.extraction.makers import Options
 from sra2cli.models.sit import SiT, SiTConfig
