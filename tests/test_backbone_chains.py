@@ -4,6 +4,7 @@ import json
 import random
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from sra2cli.config import recipe
 from sra2cli.core import clock
 from sra2cli.data import digits as images_of_digits
 from sra2cli.data.store import Store
-from sra2cli.models.ema import Ema
+from sra2cli.models.ema import Ema, tokens_of
 from sra2cli.runs.run import Run
 from sra2cli.tables import ablate, paper
 from sra2cli.training.objective import Objective
@@ -221,7 +222,7 @@ def six_steps(backbone: str, method: str) -> list[dict[str, float]]:
         batch = replace(batch, features=draw(5, (shape.tokens, WIDTH)), noise=draw(4, shape.state))
         if shape.class_width:
             batch = replace(batch, class_feature=draw(2, (WIDTH,)))
-        losses = objective(batch, None, ema.teacher)
+        losses = objective(batch, None, partial(tokens_of, ema.model))
         losses["loss"].backward()
         if train.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(objective.parameters(), train.grad_clip)

@@ -3,6 +3,7 @@
 import itertools
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from sra2cli.core import clock
 from sra2cli.data.batches import Batch
 from sra2cli.diffusion import path
 from sra2cli.models.contract import Condition
-from sra2cli.models.ema import Ema
+from sra2cli.models.ema import Ema, tokens_of
 from sra2cli.models.sit import SIZES
 from sra2cli.training.objective import Objective, build_heads, next_of_group
 
@@ -70,7 +71,7 @@ def six_steps(method: str) -> list[dict[str, float]]:
     )
     rows = []
     for step in range(6):
-        losses = objective(make_batch(step, 16), None, ema.teacher)
+        losses = objective(make_batch(step, 16), None, partial(tokens_of, ema.model))
         losses["loss"].backward()
         torch.nn.utils.clip_grad_norm_(objective.parameters(), settings.train.grad_clip)
         optimizer.step()
@@ -100,7 +101,7 @@ def test_gradients_are_finite_and_where_they_belong(method, objective):
     module = Objective(digits(align), feature_width=FEATURES)
     jolt(module)
     ema = Ema(module.network, 0.9)
-    module(make_batch(0, 4), None, ema.teacher)["loss"].backward()
+    module(make_batch(0, 4), None, partial(tokens_of, ema.model))["loss"].backward()
     for name, p in module.named_parameters():
         assert p.grad is not None and p.grad.isfinite().all(), name
         if "attn.qkv.bias" not in name:  # the key bias has a true gradient of zero
@@ -230,7 +231,7 @@ def test_every_size_method_and_objective_runs(size):
         align = {k: {**v, "objective": objective} for k, v in METHODS[method].items()}
         module.heads = build_heads(settings(align), feature_width=FEATURES)
         module.zero_grad(set_to_none=True)
-        module(batch, None, ema.teacher)["loss"].backward()
+        module(batch, None, partial(tokens_of, ema.model))["loss"].backward()
         for name, p in module.named_parameters():
             assert p.grad is not None and p.grad.isfinite().all(), (method, objective, name)
         assert all(p.grad is None for p in ema.model.parameters())

@@ -74,6 +74,11 @@ class Alignment(nn.Module):
         """The loss of each sample, (B,) float32, from {depth: tokens (B, T, D)}."""
         raise NotImplementedError
 
+    def read(self, tokens: Tensor, c: Tensor | None) -> Tensor:
+        """What `settings.reads` names, (B, C, H, W), of tokens (B, T, D) of the block
+        `settings.depth` and c (B, D); for methods that read something."""
+        raise NotImplementedError
+
     def nothing(self) -> Tensor:
         """An exact zero that every parameter takes part in, for when the method is switched off.
 

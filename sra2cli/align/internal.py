@@ -29,7 +29,7 @@ class InternalAlignment(Alignment):
         for parameter in self.final.parameters():
             nn.init.zeros_(parameter)
 
-    def predict(self, tokens: Tensor, c: Tensor | None) -> Tensor:
+    def read(self, tokens: Tensor, c: Tensor | None) -> Tensor:
         """The velocity (B, C, H, W) of tokens (B, T, D) of its block and c (B, D)."""
         if c is None:
             raise ValueError("align.internal needs a network that has a vector c")
@@ -38,6 +38,6 @@ class InternalAlignment(Alignment):
     def forward(self, taps: Mapping[int, Tensor], inputs: AlignInputs) -> Tensor:
         if inputs.v is None:
             raise ValueError("Internal Guidance needs the velocity")
-        predicted = self.predict(taps[self.settings.depth], inputs.c).float()
+        predicted = self.read(taps[self.settings.depth], inputs.c).float()
         loss = (predicted - inputs.v.float()).square().mean(dim=(1, 2, 3))
         return windowed(loss, inputs.t, self.settings.window)

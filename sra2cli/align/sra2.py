@@ -8,7 +8,7 @@ from sra2cli.align.contract import AlignInputs, Alignment, windowed
 from sra2cli.align.heads import head_of, standardised, token_loss
 from sra2cli.config.methods import SRA2
 from sra2cli.models.contract import Shape
-from sra2cli.models.layers import patchify
+from sra2cli.models.layers import patchify, unpatchify
 
 
 class Sra2Alignment(Alignment):
@@ -39,6 +39,10 @@ class Sra2Alignment(Alignment):
             raise ValueError("align.sra2.final=adaln needs a network that has a vector c")
         modulated: Tensor = self.last(found, c)
         return modulated
+
+    def read(self, tokens: Tensor, c: Tensor | None) -> Tensor:
+        """The clean latent (B, C, H, W)."""
+        return unpatchify(self.predict(tokens, c), self.patch)
 
     def forward(self, taps: Mapping[int, Tensor], inputs: AlignInputs) -> Tensor:
         latent = inputs.mean if self.settings.target == "mean" else inputs.z

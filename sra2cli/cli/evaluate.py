@@ -30,34 +30,10 @@ if TYPE_CHECKING:
 # Options that mean nothing for what is drawn.
 READING = ("image", "label", "split", "classes_from", "captions")
 DRAWING = (  # options that mean nothing for images that are there already
-    *(
-        "num",
-        "step",
-        "vae",
-        "latent_stats",
-        "num_heads",
-        "kind",
-        "seed",
-        "labels",
-        "preset",
-        "solver",
-        "steps",
-    ),
-    *(
-        "last_step",
-        "shift",
-        "cfg",
-        "interval",
-        "cfg_channels",
-        "class_cfg",
-        "prompt",
-        "prompts",
-        "negative_prompt",
-        "text_encoder",
-        "precision",
-        "compile",
-        "processes",
-    ),
+    *("num", "step", "vae", "latent_stats", "num_heads", "kind", "seed", "labels", "preset"),
+    *("solver", "steps", "last_step", "shift", "cfg", "interval", "cfg_channels", "class_cfg"),
+    *("self_guidance", "self_interval", "prompt", "prompts", "negative_prompt", "text_encoder"),
+    *("precision", "compile", "processes"),
 )
 
 
@@ -112,6 +88,12 @@ def evaluate(
     ] = None,
     cfg_channels: o.CfgChannels = None,
     class_cfg: o.ClassCfg = None,
+    self_guidance: Annotated[
+        str | None, o.how("Of the head of sra2 or internal; with commas, each. [default: 1]")
+    ] = None,
+    self_interval: Annotated[
+        str | None, o.how("Its intervals, a above 0; with commas, each. [default: 0.1:1]")
+    ] = None,
     crop: Annotated[
         str | None,
         o.how("Centre-crop all images to this side, as ADM does; as U-ViT: uvit-center:256."),
@@ -147,9 +129,7 @@ def evaluate(
             choice = chosen_source(image, label, split, classes_from, captions=captions)
             show(of_images(samples, judging, choice, save_stats, pick_device(device), out), json)
             return
-        refuse_given(ctx, READING, f"is for images that are there; {samples} is to be drawn from")
-        if save_stats is not None:
-            raise SetupError("--save-stats is for samples or images; sample first")
+        refuse_reading(ctx, samples, save_stats)
         start_processes(processes, device)
         from sra2cli.evaluation import sweep
         from sra2cli.evaluation.judging import Judging
@@ -170,10 +150,12 @@ def evaluate(
         )
         wanted, swept = sweep.points(
             base,
-            checkpoints=listed("--step", step, int) or [None],
-            cfgs=listed("--cfg", cfg, float) or [base.cfg],
-            intervals=listed("--interval", interval, parse_interval) or [base.interval],
-            solver_steps=listed("--steps", steps, int) or [base.steps],
+            checkpoints=listed("--step", step, int),
+            cfgs=listed("--cfg", cfg, float),
+            intervals=listed("--interval", interval, parse_interval),
+            owns=listed("--self-guidance", self_guidance, float),
+            own_intervals=listed("--self-interval", self_interval, parse_interval),
+            solver_steps=listed("--steps", steps, int),
         )
         found = sweep.judge(
             samples,
@@ -195,6 +177,13 @@ def evaluate(
             out=out,
         )
         show_sweep(found, json, swept)
+
+
+def refuse_reading(ctx: typer.Context, samples: Path, save_stats: Path | None) -> None:
+    """What means nothing for what is drawn."""
+    refuse_given(ctx, READING, f"is for images that are there; {samples} is to be drawn from")
+    if save_stats is not None:
+        raise SetupError("--save-stats is for samples or images; sample first")
 
 
 def refuse_drawing(ctx: typer.Context, samples: Path) -> None:

@@ -105,7 +105,7 @@ NegativePrompt = Annotated[
 Preset = Annotated[
     str | None,
     how(
-        "Of a paper: sra2, repa, sit, reg, maskdit, lightningdit, t2i; or digits, emoji, "
+        "Of a paper: sra2, repa, sit, reg, internal, maskdit, lightningdit, t2i; or digits, emoji, "
         "emoji-class. Options override.",
         complete=presets,
     ),

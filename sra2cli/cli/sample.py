@@ -59,6 +59,12 @@ def sample(
     ] = None,
     cfg_channels: o.CfgChannels = None,
     class_cfg: o.ClassCfg = None,
+    self_guidance: Annotated[
+        float | None, o.how("Guidance by the head of sra2 or internal; 1 is none. [default: 1]")
+    ] = None,
+    self_interval: Annotated[
+        str | None, o.how("Times a:b in which that applies, a above 0. [default: 0.1:1]")
+    ] = None,
     rounding: Annotated[str, o.how("To uint8: truncate (as REPA) or nearest.")] = "truncate",
     out: Annotated[Path | None, o.where("Folder; default: inside RUN/samples.")] = None,
     npz: Annotated[bool, o.where("Also write samples.npz, for ADM's evaluator.", "--npz")] = False,
@@ -98,6 +104,8 @@ def sample(
             interval=None if interval is None else parse_interval(interval),
             cfg_channels=cfg_channels,
             class_cfg=class_cfg,
+            self_guidance=self_guidance,
+            self_interval=None if self_interval is None else parse_interval(self_interval),
             prompts=told,
         )
         options = Options(

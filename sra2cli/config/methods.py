@@ -38,6 +38,12 @@ class MethodSettings:
     window: Window = (0.0, 1.0)  # no alignment loss for t outside
     until: Until = None  # step (100000) or epoch (80ep) from which on the method is switched off
 
+    @property
+    def reads(self) -> Literal["z", "v"] | None:
+        """What its head reads off its block, in the latent's units: the clean latent or the
+        velocity, with which sampling may be guided; None: neither."""
+        return None
+
     def decay(self, epoch: int) -> float:
         """What multiplies the weight at an epoch of the data."""
         return 1.0
@@ -62,6 +68,11 @@ class SRA2(MethodSettings):
     target: Literal["sample", "mean"] = "sample"  # the latent noised in this step, or its mean
     target_norm: Literal["none", "sample"] = "none"  # sample: z-score of target and prediction
     reduction: Literal["mean", "sum"] = "mean"
+
+    @property
+    def reads(self) -> Literal["z", "v"] | None:
+        """A cosine and a z-score leave the scale open."""
+        return "z" if self.objective != "cosine" and self.target_norm == "none" else None
 
 
 @settings
@@ -158,6 +169,10 @@ class Internal(MethodSettings):
 
     depth: Count = 8
     weight: NotNegative = 0.5
+
+    @property
+    def reads(self) -> Literal["z", "v"] | None:
+        return "v"
 
 
 @settings

@@ -69,6 +69,12 @@ def data(v: Tensor, x_t: Tensor, t: Tensor, kind: PathKind = "linear") -> Tensor
     return (c.d_sigma * x_t - c.sigma * v) / (c.alpha * c.d_sigma - c.d_alpha * c.sigma)
 
 
+def velocity(z: Tensor, x_t: Tensor, t: Tensor, kind: PathKind = "linear") -> Tensor:
+    """The velocity of x_t if z is its clean latent: (x_t - z) / t on the linear path; t above 0."""
+    c = coefficients(t, kind, x_t.dim())
+    return c.d_alpha * z + c.d_sigma * (x_t - c.alpha * z) / c.sigma
+
+
 def sample_times(
     uniform: Tensor,
     kind: Literal["uniform", "lognormal"] = "uniform",

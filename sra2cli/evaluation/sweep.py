@@ -19,10 +19,15 @@ from sra2cli.models.build import shape_of
 from sra2cli.runs.naming import split_step
 from sra2cli.runs.run import Run
 from sra2cli.sampling.opening import Options
-from sra2cli.sampling.settings import Sampling
+from sra2cli.sampling.settings import SELF_INTERVAL, Sampling
 
 NEWEST = "newest"
-NUMBERS = ("training step", "guidance scale", "solver steps")  # what can be an axis of a plot
+NUMBERS = (
+    "training step",
+    "guidance scale",
+    "self-guidance",
+    "solver steps",
+)  # what can be an axis of a plot
 
 
 @dataclass(frozen=True)
@@ -38,32 +43,48 @@ class Point:
 def points(
     sampling: Sampling,
     *,
-    checkpoints: Sequence[int | None],
-    cfgs: Sequence[float],
-    intervals: Sequence[tuple[float, float]],
-    solver_steps: Sequence[int],
+    checkpoints: Sequence[int | None] = (),
+    cfgs: Sequence[float] = (),
+    intervals: Sequence[tuple[float, float]] = (),
+    owns: Sequence[float] = (),
+    own_intervals: Sequence[tuple[float, float]] = (),
+    solver_steps: Sequence[int] = (),
 ) -> tuple[list[Point], str]:
-    """Every combination, and the name of the setting that varies ("point" if several do)."""
+    """Every combination, and the name of the setting that varies ("point" if several do).
+
+    Args:
+        sampling: what is not swept, (), is as there. checkpoints: () or None: the newest.
+    """
+    checkpoints, cfgs = checkpoints or [None], cfgs or [sampling.cfg]
+    intervals, owns = intervals or [sampling.interval], owns or [sampling.self_guidance]
+    own_intervals = own_intervals or [sampling.self_interval]
+    solver_steps = solver_steps or [sampling.steps]
     lengths = {
         "training step": len(checkpoints),
         "guidance scale": len(cfgs),
         "guidance interval": len(intervals),
+        "self-guidance": len(owns),
+        "self-guidance interval": len(own_intervals),
         "solver steps": len(solver_steps),
     }
     swept = [name for name, length in lengths.items() if length > 1]
     found = []
-    for number, (step, cfg, interval, steps) in enumerate(
-        itertools.product(checkpoints, cfgs, intervals, solver_steps)
+    for number, (step, cfg, interval, own, own_interval, steps) in enumerate(
+        itertools.product(checkpoints, cfgs, intervals, owns, own_intervals, solver_steps)
     ):
         shown: dict[str, tuple[str, float]] = {
             "training step": (NEWEST if step is None else f"{step:,}", step or 0),
             "guidance scale": (f"{cfg:g}", cfg),
             "guidance interval": (f"{interval[0]:g}:{interval[1]:g}", interval[1]),
+            "self-guidance": (f"{own:g}", own),
+            "self-guidance interval": (f"{own_interval[0]:g}:{own_interval[1]:g}", own_interval[1]),
             "solver steps": (str(steps), steps),
         }
         name = " ".join(shown[s][0] for s in swept) or shown["training step"][0]
         value = float(shown[swept[0]][1] if len(swept) == 1 else number)
+        between = own_interval if own != 1.0 else SELF_INTERVAL
         chosen = replace(sampling, cfg=cfg, interval=interval, steps=steps)
+        chosen = replace(chosen, self_guidance=own, self_interval=between)
         found.append(Point(name, value, step, chosen))
     return found, swept[0] if len(swept) == 1 else "point"
 

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sra2cli.config.settings import PathKind
+from sra2cli.align import Alignment, build
+from sra2cli.config.settings import PathKind, Recipe
 from sra2cli.core import console
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.files import file_digest, utf8
@@ -15,10 +16,10 @@ from sra2cli.encoders.first_stage import Scale
 from sra2cli.models import checkpoints
 from sra2cli.models.build import from_record
 from sra2cli.models.checkpoint_files import WEIGHTS, refuse_parts
-from sra2cli.models.contract import Backbone
+from sra2cli.models.contract import Backbone, Shape
 from sra2cli.models.statistics import Statistics
 from sra2cli.runs.naming import split_step
-from sra2cli.runs.run import CHECKPOINT_META, Run, read_checkpoint
+from sra2cli.runs.run import CHECKPOINT_META, Checkpoint, Run, read_checkpoint
 
 Weights = Literal["ema", "model"]
 
@@ -26,7 +27,8 @@ Weights = Literal["ema", "model"]
 @dataclass(frozen=True)
 class Network:
     """What images are drawn from. about: what identifies it; samples: where they go by default;
-    statistics: scale and shift of its latents, where a file of others holds them."""
+    statistics: scale and shift of its latents, where a file of others holds them; guide: the method
+    whose head can guide it, where that was asked for."""
 
     model: Backbone
     path: PathKind
@@ -35,6 +37,7 @@ class Network:
     step: int | None = None
     store: StoreInfo | None = None
     statistics: Statistics | None = None
+    guide: Alignment | None = None
 
     def other_data(self, info: StoreInfo) -> str | None:
         """In what a store differs from what it was trained on; None: in nothing that is known.
@@ -69,12 +72,14 @@ def open_network(
     num_heads: int | None = None,
     kind: str | None = None,
     verify: bool = True,
+    guide: bool = False,
 ) -> Network:
     """A run's checkpoint (RUN@STEP: of that step), or a file of SiT, REPA, SRA or ours.
 
     Args:
         kind: what a foreign file is to be taken for, where its name says otherwise.
         verify: False in processes that read what another of them verifies.
+        guide: with a head that can guide it; SetupError where there is none.
     """
     source, step = split_step(utf8(source), step)
     folder = source if source.is_dir() else source.parent
@@ -82,13 +87,15 @@ def open_network(
     stem = source.stem if source.is_file() else None
     if step is not None and (saved or source.is_file()):
         raise SetupError(f"--step chooses a checkpoint of a run; {source} is a checkpoint")
+    if not saved and guide and (source.is_file() or (source / WEIGHTS).is_file()):
+        raise SetupError(f"--self-guidance needs a run's own head: {source} is a network alone")
     if not saved and (source.is_file() or (source / WEIGHTS).is_file()):
         loaded = checkpoints.load(source, num_heads=num_heads, weights=weights, kind=kind)
         if loaded.assumed:
             tell = console.warn if loaded.unsure else console.say
             tell(f"{source}: {loaded.assumed}")
         file = source if source.is_file() else source / WEIGHTS
-        about = {
+        about: dict[str, Any] = {
             "kind": loaded.kind,
             "weights": loaded.weights,
             "checkpoint": file_digest(file),
@@ -108,18 +115,60 @@ def open_network(
     model = from_record(checkpoint.meta, checkpoint.weights(weights), name)
     if model is None:
         raise DataError(f"{checkpoint.path} holds a network that this sra2 does not know")
+    about = {
+        "kind": "sra2",
+        "recipe": run.recipe.name,
+        "method": run.recipe.method,
+        "step": checkpoint.step,
+        "weights": weights,
+        "checkpoint": checkpoint.meta["files"][f"{weights}.safetensors"],
+    }
+    head = None
+    if guide:
+        head, said = guide_of(run.recipe, checkpoint, weights, model.shape)
+        about["guide"] = said
     return Network(
         model,
         run.recipe.path.kind,
-        {
-            "kind": "sra2",
-            "recipe": run.recipe.name,
-            "method": run.recipe.method,
-            "step": checkpoint.step,
-            "weights": weights,
-            "checkpoint": checkpoint.meta["files"][f"{weights}.safetensors"],
-        },
+        about,
         source / "samples",
         checkpoint.step,
         run.store_info,
+        guide=head,
     )
+
+
+def guide_of(
+    recipe: Recipe, checkpoint: Checkpoint, weights: Weights, shape: Shape
+) -> tuple[Alignment, dict[str, str]]:
+    """The first method of a run that reads something off its block, with its head; and what it is.
+
+    Raises:
+        SetupError: no such method, or a run that began without the EMA of heads.
+    """
+    names = [name for name, s in recipe.align.items() if s.reads and s.weight]
+    if not names:
+        raise SetupError(
+            "--self-guidance needs a head that reads the latent or the velocity: that of sra2 "
+            f"(without cosine or target_norm) or internal; {checkpoint.path} has none"
+        )
+    file = "ema_heads" if weights == "ema" else "heads"
+    if f"{file}.safetensors" not in checkpoint.meta["files"]:
+        raise SetupError(
+            f"--self-guidance: {checkpoint.path} has no {file}.safetensors: its run was begun "
+            "without the EMA of heads; --weights model guides the newest checkpoint of a run"
+        )
+    name = names[0]
+    method: Alignment = build(  # type: ignore[assignment]
+        {name: recipe.align[name]}, shape
+    )[name]
+    own = {k.removeprefix(f"{name}."): v for k, v in checkpoint.weights(file).items()}
+    try:
+        method.load_state_dict({k: own[k] for k in method.state_dict()})
+    except (KeyError, RuntimeError) as error:
+        why = " ".join(str(error).split())[:160]
+        raise DataError(
+            f"{checkpoint.path}/{file}.safetensors is not of this head: {why}"
+        ) from None
+    method.eval().requires_grad_(False)
+    return method, {"method": name, "weights": checkpoint.meta["files"][f"{file}.safetensors"]}

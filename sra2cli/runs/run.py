@@ -5,7 +5,8 @@ run.json              versions, hardware, git state, and the store it was traine
 metrics.jsonl         a row every `log.every` steps; evaluations: rows with an "event"
 checkpoints/step-00001000/
     model.safetensors  ema.safetensors  heads.safetensors  training.pt  checkpoint.json
-Only the newest `log.keep` checkpoints hold all of it; those kept for good hold the EMA alone.
+    ema_heads.safetensors   of heads that can guide sampling
+Only the newest `log.keep` checkpoints hold all of it; those kept for good hold the EMAs alone.
 """
 
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from sra2cli.data.store_info import StoreInfo
 from sra2cli.runs.naming import folder_name, step_of
 
 CHECKPOINT_META, TRAINING, EMA = "checkpoint.json", "training.pt", "ema.safetensors"
+EMA_HEADS = "ema_heads.safetensors"
 
 
 def _stored(info: dict[str, Any]) -> dict[str, Any]:
@@ -108,8 +110,8 @@ class Checkpoint:
         return TRAINING in self.meta["files"]
 
     def weights(self, name: str) -> dict[str, Tensor]:
-        """Tensors of "model", "ema" or "heads", on the CPU; DataError if the file is damaged or
-        holds what is not finite."""
+        """Tensors of "model", "ema", "heads" or "ema_heads", on the CPU; DataError if the file is
+        damaged or holds what is not finite."""
         file = self._verified(f"{name}.safetensors")
         try:
             weights: dict[str, Tensor] = load_file(file)

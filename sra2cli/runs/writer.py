@@ -25,7 +25,15 @@ from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.files import file_digest, hold, is_full, sync, utf8, write_atomically, write_json
 from sra2cli.data.store import Store
 from sra2cli.runs.naming import folder_name, step_of
-from sra2cli.runs.run import CHECKPOINT_META, EMA, TRAINING, Checkpoint, Run, read_checkpoint
+from sra2cli.runs.run import (
+    CHECKPOINT_META,
+    EMA,
+    EMA_HEADS,
+    TRAINING,
+    Checkpoint,
+    Run,
+    read_checkpoint,
+)
 
 CHANGEABLE = ("train.steps", "train.micro_batch", "log", "name")  # may differ on resume
 
@@ -184,7 +192,7 @@ class RunWriter(Run):
             about["path"] = self.recipe.path.kind  # opens anywhere
             for name, tensors in weights.items():
                 file = scratch / f"{name}.safetensors"
-                save_file(dict(tensors), file, metadata=None if name == "heads" else about)
+                save_file(dict(tensors), file, metadata=None if "heads" in name else about)
             torch.save(training, scratch / TRAINING)
             meta = {
                 "step": step,
@@ -239,7 +247,7 @@ def _keep_ema(folder: Path) -> None:
     if not checkpoint.resumable:
         return
     meta = checkpoint.meta
-    meta["files"] = {name: d for name, d in meta["files"].items() if name == EMA}
+    meta["files"] = {k: v for k, v in meta["files"].items() if k in (EMA, EMA_HEADS)}
     write_json(folder / CHECKPOINT_META, meta, indent=2)
     _remove_unlisted(folder, meta["files"])
 

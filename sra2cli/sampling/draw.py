@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sra2cli.align import Alignment
 from sra2cli.config.settings import PathKind, Precision
 from sra2cli.core import clock
 from sra2cli.core.clock import Purpose
 from sra2cli.core.errors import DataError
 from sra2cli.data.conditions import CONDITIONS
 from sra2cli.diffusion import samplers
-from sra2cli.diffusion.guidance import guided
+from sra2cli.diffusion.guidance import SelfGuidance, guided
 from sra2cli.encoders.first_stage import FirstStage, full_precision
 from sra2cli.models.contract import Backbone, Shape
 from sra2cli.sampling.settings import Sampling
@@ -59,8 +60,13 @@ def draw_latents(
     *,
     kind: PathKind,
     device: torch.device,
+    guide: Alignment | None = None,
 ) -> Tensor:
-    """Latents (len(indices), C, H, W), float64, of the images with these numbers."""
+    """Latents (len(indices), C, H, W), float64, of the images with these numbers.
+
+    Args:
+        guide: whose head guides, where the settings ask for it.
+    """
     shape = model.shape
 
     def noise(step: int) -> Tensor:
@@ -77,6 +83,7 @@ def draw_latents(
         channels=sampling.cfg_channels,
         class_scale=sampling.class_cfg,
         null=null,
+        own=guided_by(guide, sampling, kind),
     )
     start = noise(0)
     if sampling.solver == "em":
@@ -96,6 +103,15 @@ def draw_latents(
     return model.unpack(state)[0]
 
 
+def guided_by(guide: Alignment | None, sampling: Sampling, kind: PathKind) -> SelfGuidance | None:
+    """Guidance by a head, as far as the settings ask for it."""
+    if guide is None or sampling.self_guidance == 1.0:
+        return None
+    settings = guide.settings
+    scale, interval = sampling.self_guidance, sampling.self_interval
+    return SelfGuidance(guide.read, settings.reads, settings.depth, scale, interval, kind)
+
+
 def draw(
     model: Backbone,
     first_stage: FirstStage,
@@ -104,6 +120,7 @@ def draw(
     *,
     kind: PathKind,
     precision: Precision = "fp32",
+    guide: Alignment | None = None,
 ) -> np.ndarray:
     """uint8 images (len(indices), H, W, 3) with these numbers.
 
@@ -119,7 +136,7 @@ def draw(
             full_precision(),
             torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None),
         ):
-            latents = draw_latents(model, part, sampling, kind=kind, device=device)
+            latents = draw_latents(model, part, sampling, kind=kind, device=device, guide=guide)
         if not bool(latents.isfinite().all()):
             raise not_finite(part, precision)
         side = model.shape.latent * first_stage.factor

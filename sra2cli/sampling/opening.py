@@ -42,8 +42,8 @@ class Options:
     text_encoder: str | None = None
     offline: bool = False
 
-    def open(self, source: Path, *, verify: bool = True) -> Network:
-        """The network to draw from; verify: as `open_network` takes it."""
+    def open(self, source: Path, *, verify: bool = True, guide: bool = False) -> Network:
+        """The network to draw from; verify, guide: as `open_network` takes them."""
         return open_network(
             source,
             step=self.step,
@@ -51,6 +51,7 @@ class Options:
             num_heads=self.num_heads,
             kind=self.kind,
             verify=verify,
+            guide=guide,
         )
 
 

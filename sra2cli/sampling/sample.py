@@ -85,6 +85,10 @@ class Drawing:
             parts.append(f"channels{sampling.cfg_channels}")
         if sampling.class_cfg is not None:
             parts.append(f"class{sampling.class_cfg:g}")
+        if sampling.self_guidance != plain.self_guidance:
+            parts.append(f"self{sampling.self_guidance:g}")
+        if sampling.self_interval != plain.self_interval:
+            parts.append(f"{sampling.self_interval[0]:g}to{sampling.self_interval[1]:g}")
         if sampling.shift != plain.shift:
             parts.append(f"shift{sampling.shift:.4g}")
         if sampling.labels != plain.labels:
@@ -117,7 +121,10 @@ class Drawing:
     ) -> None:
         """Draw those of the missing parts that are this process's; `keep` each with its images."""
         model, kind, precision = self.network.model, self.network.path, self.options.precision
-        model.to(group.device)
+        guide = self.network.guide
+        for module in (model, guide):
+            if module is not None:
+                module.to(group.device)
         if self.options.compile:
             torch.compiler.reset()  # of a network before
             model.compile_blocks()
@@ -125,7 +132,13 @@ class Drawing:
         with console.progress(what, self.num, start=self.num - sum(map(len, missing))) as bar:
             for part in missing[group.rank :: group.count]:
                 images = draw(
-                    model, self.first_stage, part, self.sampling, kind=kind, precision=precision
+                    model,
+                    self.first_stage,
+                    part,
+                    self.sampling,
+                    kind=kind,
+                    precision=precision,
+                    guide=guide,
                 )
                 keep(part, images)
                 bar.advance(min(len(part) * group.count, self.num))
@@ -133,7 +146,7 @@ class Drawing:
 
 def plan(source: Path, num: int, sampling: Sampling, options: Options, group: Group) -> Drawing:
     """What is to be drawn, checked. Raises as `sample`."""
-    network = options.open(source, verify=group.main)
+    network = options.open(source, verify=group.main, guide=sampling.self_guidance != 1.0)
     sampling.check(network.model.shape)
     if sampling.solver == "edm" and network.path != "linear":
         raise SetupError(

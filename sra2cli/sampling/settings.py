@@ -12,6 +12,8 @@ from sra2cli.data.prompts import Prompts
 from sra2cli.encoders.first_stage import Rounding
 from sra2cli.models.contract import Shape
 
+SELF_INTERVAL = (0.1, 1.0)
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -24,6 +26,8 @@ class Sampling:
         cfg: guidance scale, 1.0 is none; interval: times in which it applies.
         cfg_channels: guide the first n latent channels only; None: all.
         class_cfg: guidance scale of a class token (REG); 0: none; None: as the latent.
+        self_guidance: scale of guidance by a head of the network's own, 1.0 is none;
+            self_interval: times in which it applies, from above 0.
         labels: "random", "balanced" (0, 1, 2, … in turn), or class numbers to walk through.
         prompts: texts, for a network that is told captions.
     """
@@ -36,6 +40,8 @@ class Sampling:
     interval: tuple[float, float] = (0.0, 1.0)
     cfg_channels: int | None = None
     class_cfg: float | None = None
+    self_guidance: float = 1.0
+    self_interval: tuple[float, float] = SELF_INTERVAL
     labels: str = "random"
     seed: int = 0
     rounding: Rounding = "truncate"
@@ -52,9 +58,12 @@ class Sampling:
     def to_dict(self) -> dict[str, Any]:
         """As it is recorded; without what was not asked for, so that older records fit."""
         values = {**vars(self), "interval": list(self.interval)}
+        values["self_interval"] = list(self.self_interval)
         if self.prompts is not None:
             values["prompts"] = self.prompts.about
-        later = {"shift": 1.0, "class_cfg": None, "prompts": None}
+        later = {"shift": 1.0, "class_cfg": None, "prompts": None, "self_guidance": 1.0}
+        if self.self_guidance == 1.0:
+            del values["self_interval"]
         return {k: v for k, v in values.items() if k not in later or v != later[k]}
 
     def check(self, shape: Shape) -> None:
@@ -85,6 +94,7 @@ class Sampling:
             raise SetupError("--class-cfg needs guidance of the latent: --cfg above 1")
         if self.cfg != 1.0 and not shape.conditional:
             raise SetupError("--cfg needs a class-conditional model; this one has no classes")
+        self.check_own()
         if self.prompts is not None and shape.condition != "text":
             raise SetupError("--prompt is for networks that are told captions; this one is not")
         if self.prompts is None and shape.condition == "text":
@@ -99,6 +109,15 @@ class Sampling:
             return
         listed_labels(self.labels, shape.classes)
 
+    def check_own(self) -> None:
+        """Of guidance by a head."""
+        if not math.isfinite(self.self_guidance) or self.self_guidance < 0:
+            raise SetupError(f"--self-guidance is a number from 0, not {self.self_guidance:g}")
+        if not 0 < self.self_interval[0] < self.self_interval[1] <= 1:
+            raise SetupError("--self-interval is a:b with 0 < a < b <= 1")
+        if self.self_guidance == 1.0 and self.self_interval != SELF_INTERVAL:
+            raise SetupError("--self-interval needs --self-guidance other than 1")
+
 
 PAPER = {"solver": "em", "steps": 250, "last_step": 0.04}
 LIGHTNING = {"solver": "euler", "steps": 249, "shift": 1 / 0.3, "cfg_channels": 3}
@@ -108,6 +127,7 @@ PRESETS: dict[str, dict[str, Any]] = {  # what guided numbers are reported with
     "sra2": {**PAPER, "cfg": 1.8, "interval": (0.0, 0.7)},
     "repa": {**PAPER, "cfg": 1.8, "interval": (0.0, 0.7)},
     "reg": {**PAPER, "cfg": 2.3, "interval": (0.0, 0.85)},
+    "internal": {**PAPER, "cfg": 1.35, "interval": (0.0, 0.7), "self_guidance": 1.4},
     "maskdit": {"solver": "edm", "steps": 40, "cfg": 1.5},
     "sit": {**PAPER, "cfg": 1.5, "cfg_channels": 3},
     "lightningdit-64ep": {**LIGHTNING, "cfg": 10.0, "interval": (0.0, 0.89)},

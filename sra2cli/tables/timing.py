@@ -151,7 +151,7 @@ class Subject:
                 engine.encoder,
                 engine.text_encoder,
             )
-            engine.objective(batch, None, engine.ema.teacher, engine.frozen_teacher(0))
+            engine.objective(batch, None, engine.teacher, engine.frozen_teacher(0))
 
     def _step(self) -> None:
         self.engine.update([self.raw])

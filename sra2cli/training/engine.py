@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sra2cli.align import Teacher
@@ -25,7 +25,7 @@ from sra2cli.encoders.image import Encoder
 from sra2cli.encoders.text import TextEncoder
 from sra2cli.models.contract import Backbone
 from sra2cli.models.ema import Ema, tokens_of
-from sra2cli.runs.run import Checkpoint, Run
+from sra2cli.runs.run import EMA_HEADS, Checkpoint, Run
 from sra2cli.training.objective import Objective
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -60,6 +60,9 @@ class Engine:
         self.objective.network.checkpointing = settings.checkpointing
         self.frozen = None if frozen is None else frozen.to(self.device)
         self.ema = Ema(objective.network, settings.ema)
+        guides = {n: m for n, m in objective.methods().items() if m.settings.reads}
+        self.guides = nn.ModuleDict(guides)
+        self.ema_heads = Ema(self.guides, settings.ema) if guides else None
         compiled = self.device.type == "cuda" if settings.compile is None else settings.compile
         if compiled:
             self.objective.network.compile_blocks()
@@ -92,7 +95,7 @@ class Engine:
         epoch = batches.epoch_of(self.recipe, self.step, self.store)
         factors = self.objective.factors(self.step, epoch)
         needed = self.recipe.needs("teacher", self.step, epoch)
-        teacher = self.ema.teacher if needed else None
+        teacher = self.teacher if needed else None
         frozen = self.frozen_teacher(epoch)
         total: dict[str, Tensor] = {}
         for number, raw in enumerate(raws, start=1):
@@ -114,10 +117,17 @@ class Engine:
         self._optimize(norm)
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.objective.network)
+        if self.ema_heads is not None:
+            self.ema_heads.update(self.guides)
         found = {**total, "grad_norm": norm}
         if self.scaler.is_enabled():  # a step that overflowed is skipped, and has no numbers
             found = {name: torch.where(x.isfinite(), x, 0.0) for name, x in found.items()}
         self._add(found)
+
+    @property
+    def teacher(self) -> Teacher:
+        """Tokens of the EMA."""
+        return partial(tokens_of, self.ema.model)
 
     def frozen_teacher(self, epoch: int) -> Teacher | None:
         """Tokens of the frozen network, where a method needs them at this step."""
@@ -191,11 +201,15 @@ class Engine:
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
-        return {
+        """By the names of their files."""
+        found = {
             "model": self.objective.network.state_dict(),
             "heads": self.objective.heads.state_dict(),
             "ema": self.ema.model.state_dict(),
         }
+        if self.ema_heads is not None:
+            found["ema_heads"] = self.ema_heads.model.state_dict()
+        return found
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Take up a checkpoint, of any number of processes; DataError if it is not of this run."""
@@ -207,6 +221,10 @@ class Engine:
             self.objective.network.load_state_dict(model)
             self.objective.heads.load_state_dict(built)
             self.ema.model.load_state_dict(ema)
+            if EMA_HEADS not in checkpoint.meta["files"]:
+                self.ema_heads = None  # of a run that began without
+            elif self.ema_heads is not None:
+                self.ema_heads.model.load_state_dict(checkpoint.weights("ema_heads"))
             self.optimizer.load_state_dict(training["optimizer"])
             self.scaler.load_state_dict(training["scaler"])
             self._check_optimizer(f"the optimiser of {checkpoint.path}")
