@@ -114,7 +114,7 @@ def test_presets_are_the_papers(run_sra2, run, tmp_path):
     how = json.loads((tmp_path / "b" / "samples.json").read_text())["sampling"]
     assert how["cfg"] == 1.25 and how["cfg_channels"] == 3 and how["interval"] == [0.0, 1.0]
     ours = {name: p["steps"] for name, p in PRESETS.items() if p["solver"] == "em"}
-    assert ours == dict.fromkeys(("sra2", "repa", "sit", "reg", "t2i"), 250)
+    assert ours == dict.fromkeys(("sra2", "repa", "sit", "reg", "internal", "t2i"), 250)
     assert PRESETS["lightningdit"]["steps"] == 249 and PRESETS["maskdit"]["steps"] == 40
     assert "--preset is one of sra2, repa, " in one_line(run_sra2(*draw, "--preset", "dit"), 2)
     assert run_sra2(*draw, "--out", "c").returncode == 0  # no guidance unless asked for
