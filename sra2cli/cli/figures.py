@@ -1,7 +1,7 @@
 """sra2 figures."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,10 +45,11 @@ def pca(
     """The paper's Figure 2: VAE feature and tokens over blocks and noise levels, by PCA."""
     with user_errors():
         check_png(out)
-        from sra2cli.figures import figures as room
+        from sra2cli.figures import pca as room
+        from sra2cli.figures.opening import What
         from sra2cli.sampling.opening import Options
 
-        what = room.What(
+        what = What(
             data=data,
             times=read_times(times),
             blocks=read_blocks(blocks),
@@ -64,6 +65,13 @@ def probe(
     sources: Annotated[list[Path], typer.Argument(metavar="RUN|CHECKPOINT...")],
     num: Annotated[int, o.what("Images of the store.")] = 512,
     data: Data = None,
+    encoder: Annotated[
+        str | None,
+        o.what("Hold tokens beside its features too: folder or hub name. Those of the store, or:"),
+    ] = None,
+    images: Annotated[
+        Path | None, o.what("What the store was made from, for --encoder to see.")
+    ] = None,
     step: Step = None,
     num_heads: o.NumHeads = None,
     kind: o.Kind = None,
@@ -72,23 +80,29 @@ def probe(
     seed: Seed = 0,
     out: Out = None,
     device: o.Device = None,
+    offline: o.Offline = False,
     json: o.Json = False,
 ) -> None:
     """How well tokens predict the VAE feature: a linear probe of each block and noise level."""
     with user_errors():
         check_png(out)
-        from sra2cli.figures import figures as room
+        if images is not None and encoder is None:
+            raise SetupError("--images is what --encoder sees: name one")
+        from sra2cli.figures import probe as room
+        from sra2cli.figures.beside import Asked
+        from sra2cli.figures.opening import What
         from sra2cli.sampling.opening import Options
 
-        what = room.What(
+        what = What(
             data=data,
             times=read_times(times),
             blocks=read_blocks(blocks),
             seed=seed,
             device=pick_device(device),
-            options=Options(step=step, num_heads=num_heads, kind=kind),
+            options=Options(step=step, num_heads=num_heads, kind=kind, offline=offline),
         )
-        found = room.probe(sources, what, num=num, out=out)
+        asked = None if encoder is None else Asked(encoder, images)
+        found = room.probe(sources, what, num=num, asked=asked, out=out)
         if json:
             show(found, json, "probe")
             return
@@ -117,20 +131,23 @@ def read_blocks(text: str | None) -> tuple[int, ...]:
         raise SetupError(f"--blocks are numbers, as 1,4,8; not '{text}'") from None
 
 
-def show_probe(found: dict[str, object]) -> None:
-    """R² as a table: a row a block, a column a noise level."""
+def show_probe(found: dict[str, Any]) -> None:
+    """R² and CKNNA as tables: a row a block, a column a noise level."""
     from sra2cli.core import console
 
-    results: list[dict[str, list[dict[str, float]]]] = found["results"]  # type: ignore[assignment]
-    for result in results:
+    for result in found["results"]:
         rows = result["rows"]
         times = list(dict.fromkeys(row["t"] for row in rows))
         blocks = list(dict.fromkeys(row["block"] for row in rows))
-        values = {(row["block"], row["t"]): row["r2"] for row in rows}
-        cells = [
-            ("x_t" if b == 0 else f"block {b:g}", *(f"{values[b, t]:.3f}" for t in times))
-            for b in blocks
-        ]
-        title = f"R² of the VAE feature: {result['source']}"
-        console.print_table(title, ("", *(f"t = {t:g}" for t in times)), cells)
+        titles = {"r2": "R² of the VAE feature", "cknna": "CKNNA with the VAE feature"}
+        if "encoder" in result:
+            titles["encoder_cknna"] = f"CKNNA with {result['encoder']['name']}"
+        for measure, title in titles.items():
+            values = {(row["block"], row["t"]): row[measure] for row in rows}
+            cells = [
+                ("x_t" if b == 0 else f"block {b}", *(f"{values[b, t]:.3f}" for t in times))
+                for b in blocks
+            ]
+            columns = ("", *(f"t = {t:g}" for t in times))
+            console.print_table(f"{title}: {result['source']}", columns, cells)
     console.say(f"picture: {found['picture']}   numbers: {found['file']}")

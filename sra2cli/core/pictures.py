@@ -248,20 +248,25 @@ def pca_sheet(
 
 
 def probe_sheet(
-    panels: Sequence[tuple[str, Sequence[int], Sequence[Mapping[str, float]]]], path: Path
+    panels: Sequence[tuple[str, Sequence[int], Sequence[Mapping[str, float]]]],
+    measures: Sequence[tuple[str, str]],
+    path: Path,
 ) -> None:
-    """A panel a network: (title, blocks, [{"t", "block", "r2"}]); a curve for each noise level."""
-    with figure(path, 4.6 * len(panels) + 0.6, 3.8, dpi=150) as made:
-        axes = made.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-        for axis, (title, blocks, rows) in zip(axes, panels, strict=True):
-            for t in sorted({row["t"] for row in rows}):
-                values = {row["block"]: row["r2"] for row in rows if row["t"] == t}
-                axis.plot(blocks, [values[b] for b in blocks], marker="o", label=f"t = {t:g}")
-            few = len(blocks) <= 14
-            shown = blocks if few else blocks[:: -(-len(blocks) // 14)]
-            axis.set_xticks(shown, ["x_t" if b == 0 else str(b) for b in shown])
-            axis.set_title(title, fontsize=10)
-            axis.set_xlabel("block")
-            axis.grid(alpha=0.3)
-        axes[0].set_ylabel("R² of the VAE feature, by a linear probe")
-        axes[-1].legend(fontsize=8)
+    """A column a network: (title, blocks, [{"t", "block", measure}]); a row of panels a measure:
+    (measure, label); a curve for each noise level."""
+    size = (4.6 * len(panels) + 0.6, 3.8 * len(measures))
+    with figure(path, *size, dpi=150) as made:
+        grid = made.subplots(len(measures), len(panels), squeeze=False, sharey="row")
+        for axes, (measure, label) in zip(grid, measures, strict=True):
+            for axis, (title, blocks, rows) in zip(axes, panels, strict=True):
+                for t in sorted({row["t"] for row in rows}):
+                    values = {row["block"]: row[measure] for row in rows if row["t"] == t}
+                    axis.plot(blocks, [values[b] for b in blocks], marker="o", label=f"t = {t:g}")
+                few = len(blocks) <= 14
+                shown = blocks if few else blocks[:: -(-len(blocks) // 14)]
+                axis.set_xticks(shown, ["x_t" if b == 0 else str(b) for b in shown])
+                axis.set_title(title, fontsize=10)
+                axis.set_xlabel("block")
+                axis.grid(alpha=0.3)
+            axes[0].set_ylabel(label)
+        grid[0][-1].legend(fontsize=8)

@@ -1,7 +1,7 @@
 """Training batches: what each step sees, made from the store and the clock in a thread ahead."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -121,33 +121,13 @@ class Batches:
             features=self.store.features(rows, mirrored, pin=self.pin)
             if needed and self.images is None
             else None,
-            pixels=self._pixels(self.images, rows, mirrored) if needed and self.images else None,
+            pixels=pixels_of(self.store, self.images, self.places, rows, mirrored)
+            if needed and self.images
+            else None,
             class_feature=self.store.read(CLASS_FEATURE, rows, mirrored, pin=self.pin)
             if shape.class_width
             else None,
         )
-
-    def _pixels(self, source: Source, rows: np.ndarray, mirrored: np.ndarray | None) -> Tensor:
-        """The images of these rows, cropped as they were for the store."""
-        names, info = [self.store.names[row] for row in rows], self.store.info
-        crop = known_crop(info.crop)
-
-        def decode(name: str, data: bytes | np.ndarray) -> np.ndarray:
-            assert isinstance(data, bytes)
-            try:
-                return decode_image(data, info.resolution, crop)
-            except DataError as error:
-                raise DataError(f"{source.root}: {name}: {error}") from None
-
-        try:
-            found = source.read_many([self.places[name] for name in names])
-        except (DataError, VanishedError) as error:
-            raise DataError(f"{source.root}: {error}") from None
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            images = torch.from_numpy(np.stack(list(pool.map(decode, names, found))))
-        if mirrored is not None:
-            images[mirrored] = images[mirrored].flip(2)
-        return images
 
     def from_step(self, start: int, stop: int) -> Iterator[list[Raw]]:
         """The micro-batches of each step in [start, stop), prepared by a thread ahead of use."""
@@ -161,6 +141,38 @@ class Batches:
 
     def _pinned(self, raw: Raw) -> Raw:
         return raw.map(lambda tensor: tensor.pin_memory()) if self.pin else raw
+
+
+def pixels_of(
+    store: Store,
+    source: Source,
+    places: Mapping[str, int],
+    rows: np.ndarray,
+    mirrored: np.ndarray | None = None,
+) -> Tensor:
+    """The images (len(rows), R, R, 3) uint8 of rows of a store, cropped as they were for it.
+
+    places: name of an image → its place in the source, which the store was made from.
+    """
+    names, info = [store.names[row] for row in rows], store.info
+    crop = known_crop(info.crop)
+
+    def decode(name: str, data: bytes | np.ndarray) -> np.ndarray:
+        assert isinstance(data, bytes)
+        try:
+            return decode_image(data, info.resolution, crop)
+        except DataError as error:
+            raise DataError(f"{source.root}: {name}: {error}") from None
+
+    try:
+        found = source.read_many([places[name] for name in names])
+    except (DataError, VanishedError) as error:
+        raise DataError(f"{source.root}: {error}") from None
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        images = torch.from_numpy(np.stack(list(pool.map(decode, names, found))))
+    if mirrored is not None:
+        images[mirrored] = images[mirrored].flip(2)
+    return images
 
 
 def epoch_of(recipe: Recipe, step: int, store: Store) -> int:

@@ -42,9 +42,8 @@ def fitted(recipe: Recipe, store: Store, images: Source | None = None) -> Recipe
     _refuse_others(recipe, store)
     if data.mirror and not info.mirrored:
         raise SetupError(f"{store.path} has no mirrored images: extract with --flip")
-    missing = next(iter(set(store.names) - set(images.names)), None) if images is not None else None
-    if missing is not None and images is not None:
-        raise SetupError(f"{images.root} is not the source of {store.path}: no {missing} in it")
+    if images is not None:
+        check_source(store, images)
     if recipe.encoder is not None and images is None:
         _check_features(recipe, recipe.encoder, store)
     check_class_feature(store, shape_of(recipe).class_width, recipe.encoder)
@@ -110,6 +109,13 @@ def _check_features(recipe: Recipe, encoder: str, store: Store) -> None:
             f"{store.path} has {info.feature_tokens} features an image, the network "
             f"{shape.tokens} tokens: extract with --feature-patch {shape.patch}"
         )
+
+
+def check_source(store: Store, images: Source) -> None:
+    """Refuse images that a store was not made from."""
+    missing = next(iter(set(store.names) - set(images.names)), None)
+    if missing is not None:
+        raise SetupError(f"{images.root} is not the source of {store.path}: no {missing} in it")
 
 
 def check_class_feature(store: Store, width: int, encoder: str | None = None) -> None:

@@ -34,6 +34,12 @@ class Sums:
             self.y + more.y,
         )
 
+    def of(self, columns: slice) -> "Sums":
+        """With some of the targets."""
+        return Sums(
+            self.count, self.xx, self.xy[:, columns], self.yy[columns, columns], self.y[columns]
+        )
+
     @property
     def mean(self) -> Tensor:
         """(D,) of the features."""
