@@ -18,6 +18,7 @@ from sra2cli.demo import digits as demo
 from sra2cli.runs.run import Run
 
 STEPS = 12
+MEASURED = ("images_per_second", "memory_gb")  # of no two runs the same
 SETTINGS = ["train.batch=8", "log.every=5", "log.save_every=4", f"train.steps={STEPS}"]
 SETS = [part for setting in SETTINGS for part in ("--set", setting)]
 
@@ -36,7 +37,7 @@ def weights(run: Path, step: int = STEPS) -> dict[str, dict[str, torch.Tensor]]:
 
 def losses(run: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
+    return [{k: v for k, v in row.items() if k not in MEASURED} for row in rows]
 
 
 def assert_same_run(a: Path, b: Path, *, split: int | None = None) -> None:

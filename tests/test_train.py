@@ -26,6 +26,7 @@ from sra2cli.training.judging import TrainingJudge
 from sra2cli.training.train import train
 
 STEPS = 12
+MEASURED = ("images_per_second", "memory_gb")  # of no two runs the same
 ROOT = Path(__file__).parent.parent
 SETTINGS = ["train.batch=8", "log.every=5", "log.save_every=4", f"train.steps={STEPS}"]
 SETTINGS += ["log.tensorboard=false", "log.keep=9"]
@@ -66,7 +67,7 @@ def weights(out: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
 
 def losses(out: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
+    return [{k: v for k, v in row.items() if k not in MEASURED} for row in rows]
 
 
 def assert_same(a: Path, b: Path) -> None:

@@ -11,13 +11,17 @@ from sra2cli.core.errors import SetupError
 
 COMPARED = ("systems", "t2i")  # tables of runs and checkpoints that are there
 AXES = ("depth", "timesteps", "objective", "lambda", "mlp", "final")
+METHODS = "methods"
 
 
 @app.command()
 def ablate(
     ctx: typer.Context,
     axis: Annotated[
-        str, typer.Argument(help=f"{', '.join(AXES)}; all of them: all; iterations; systems; t2i.")
+        str,
+        typer.Argument(
+            help=f"{', '.join(AXES)}; all of them: all; methods; iterations; systems; t2i."
+        ),
     ],
     runs: Annotated[
         list[Path] | None,
@@ -73,7 +77,7 @@ def ablate(
 ) -> None:
     """The paper's Tables 1 to 4 on any recipe and data. Run again to go on."""
     with user_errors():
-        one_of("AXIS", axis, (*AXES, "all", "iterations", *COMPARED))
+        one_of("AXIS", axis, (*AXES, "all", METHODS, "iterations", *COMPARED))
         refuse_for(axis, runs, values, step, prompts)
         if axis not in COMPARED:
             others = ("latent_stats", "num_heads", "kind")
@@ -142,7 +146,7 @@ def refuse_for(
     prompts: Path | None,
 ) -> None:
     """SetupError for options and arguments that mean nothing for this table."""
-    if values is not None and axis not in AXES:
+    if values is not None and axis not in (*AXES, METHODS):
         raise SetupError(f"--values is for one axis, not for `ablate {axis}`")
     if runs and axis not in ("iterations", *COMPARED):
         raise SetupError(f"runs are for `ablate iterations`; `ablate {axis}` makes its own")

@@ -16,13 +16,14 @@ from sra2cli.core import console
 from sra2cli.core.environment import command_line
 from sra2cli.core.errors import DataError, SetupError, UserError
 from sra2cli.runs.run import Run
-from sra2cli.tables import axes, paper, render
+from sra2cli.tables import axes, method_rows, paper, render
 from sra2cli.tables.axes import AXES, Row
 from sra2cli.tables.cells import (
     Cells,
     Judged,
     check_there,
     common_steps,
+    costs_of,
     given,
     grid,
     of_shard,
@@ -48,6 +49,8 @@ from sra2cli.tables.protocol import (
 from sra2cli.training.assemble import refuse_unbuildable
 from sra2cli.training.plan import plan
 
+METHODS = "methods"  # beside the axes
+
 Tables = dict[str, dict[str, Any]]  # by axis, as `render` makes them
 
 
@@ -64,7 +67,7 @@ def ablate(
     """Train and judge every cell of some axes that is not there yet; then their tables.
 
     Args:
-        names: of `AXES`. data: a latent store; None: the digits, for recipes on them.
+        names: of `AXES`, or METHODS. data: a latent store; None: the digits, for recipes on them.
         values: of the axis, instead of the paper's; for one axis alone.
         step: checkpoint that is judged; None: the last.
 
@@ -77,7 +80,12 @@ def ablate(
     """
 
     def rows_of(base: Recipe) -> dict[str, list[Row]]:
-        return {name: axes.rows(name, base, values) for name in names}
+        return {
+            name: method_rows.rows(base, values)
+            if name == METHODS
+            else axes.rows(name, base, values)
+            for name in names
+        }
 
     for row in (row for found in rows_of(base).values() for row in found):
         refuse_unbuildable(row.recipe)  # before anything is trained
@@ -96,7 +104,10 @@ def ablate(
             for name, found in rows.items():
                 results = {row.cell: results_of(row.cell, cells, judged, steps[0]) for row in found}
                 file = name if step is None else f"{name}-step{step}"
-                table = render.of_axis(file, AXES[name].name, found, results, judged.metrics)
+                title = METHODS if name == METHODS else AXES[name].name
+                costs = {row.cell: costs_of(row.cell, cells) for row in found}
+                took = costs if name == METHODS else None
+                table = render.of_axis(file, title, found, results, judged.metrics, took)
                 made[name] = {**table, **about}
             return made
 
@@ -208,7 +219,12 @@ def run_missing(cells: Cells, judged: Judged, base: Recipe, how: How) -> dict[st
         f"{len(mine)} of {len(cells)} cells to run, {min(len(at), len(mine))} at a time; "
         f"logs in {mine[0].out / 'logs'}"
     )
-    return run_cells(mine, judged, common=common_options(base, how), slots=at)
+    failed: dict[str, UserError] = {}
+    for taught in (False, True):  # their teachers first
+        some = [cell for cell in mine if (cell.recipe.frozen is not None) == taught]
+        if some:
+            failed |= run_cells(some, judged, common=common_options(base, how), slots=at)
+    return failed
 
 
 def raise_failed(found: dict[str, Any]) -> None:
@@ -226,13 +242,16 @@ def planned(cells: Cells, judged: Judged, base: Recipe, how: How) -> dict[str, A
     at = slots(base, how)
     threads = torch.get_num_threads()
     torch.set_num_threads(int(at[0].get("OMP_NUM_THREADS", threads)))
-    listed, timed = [], {}
+    listed: list[dict[str, Any]] = []
+    timed: dict[str, float] = {}
     try:
         for cell in of_shard(cells, *how.shard):
             done = cell.done(judged)
             todo = max(0, cell.recipe.train.steps - cell.steps_done())
             steps = 0 if done or cell.data is None else todo
             method = cell.recipe.method
+            if cell.recipe.frozen and not Path(cell.recipe.frozen).exists():
+                timed[method] = max(timed.values(), default=0.0)  # nearly: its teacher is to come
             if steps and cell.data is not None and method not in timed:
                 device = device_of(base, how)
                 gpus = at[0].get("CUDA_VISIBLE_DEVICES")  # of one job, where several share them

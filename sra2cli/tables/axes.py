@@ -46,7 +46,8 @@ AXES = {
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table. cell: names what is trained, without its seed; own: as the recipe."""
+    """One row of a table. cell: names what is trained, without its seed; own: as the recipe;
+    taught_by: the cell whose run of the same seed is its frozen teacher."""
 
     label: str
     cell: str
@@ -54,6 +55,7 @@ class Row:
     paper: dict[str, float]
     own: bool = False
     baseline: bool = False
+    taught_by: str | None = None
 
 
 def rows(axis: str, base: Recipe, values: str | None = None) -> list[Row]:

@@ -7,6 +7,7 @@ they depend on.
 
 import hashlib
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import yaml
 
 from sra2cli.config.checks import Natural
 from sra2cli.config.reading import TypedDict, read_json
-from sra2cli.config.recipe import differences, flat
+from sra2cli.config.recipe import differences, flat, from_dict
 from sra2cli.config.settings import Recipe
 from sra2cli.core.errors import DataError, SetupError, UserError
 from sra2cli.core.files import write_atomically
@@ -27,6 +28,8 @@ from sra2cli.runs.naming import folder_name, split_step, step_of
 from sra2cli.runs.run import EMA, Run, read_checkpoint
 from sra2cli.runs.writer import changeable
 from sra2cli.tables.axes import Row
+
+STEP, MEMORY = "s/step", "peak GB"
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,16 @@ class Cell:
         train = ["train", "--recipe", str(self._recipe_file), "--data", str(self.data)]
         return [[*train, "--out", str(self.run), *common], judge]
 
+    def took(self) -> dict[str, float]:
+        """Median seconds of a training step, and the peak of its memory; {} without metrics."""
+        with suppress(UserError, OSError, ValueError):
+            rows = Run(self.run).metrics()[1:]  # in the first, things are opened and compiled
+            seconds = [self.recipe.train.batch / row["images_per_second"] for row in rows]
+            peak = [row["memory_gb"] for row in rows if "memory_gb" in row]
+            if seconds and peak:
+                return {STEP: statistics.median(seconds), MEMORY: max(peak)}
+        return {}
+
     def write_recipe(self) -> None:
         self._recipe_file.parent.mkdir(parents=True, exist_ok=True)
         tree = {**self.recipe.to_dict(), "name": self.name}
@@ -141,11 +154,29 @@ def grid(rows: Sequence[Row], base: Recipe, seeds: int, store: Store, out: Path)
     sums = str(store.checksums)
     return {
         (row.cell, seed): Cell(
-            f"{row.cell}-seed{seed}", replace(row.recipe, seed=seed), store.path, sums, out
+            named(row.cell, seed), of_seed(row, seed, out), store.path, sums, out
         )
         for seed in range(base.seed, base.seed + seeds)
         for row in rows
     }
+
+
+def named(cell: str, seed: int) -> str:
+    return f"{cell}-seed{seed}"
+
+
+def of_seed(row: Row, seed: int, out: Path) -> Recipe:
+    """The recipe of a row, with the run of that seed that teaches it, if one does."""
+    recipe = replace(row.recipe, seed=seed)
+    if row.taught_by is None:
+        return recipe
+    tree = recipe.to_dict()
+    for name, settings in recipe.align.items():
+        if "frozen" in settings.needs:
+            tree["align"][name]["teacher"] = str(
+                out.absolute() / "runs" / named(row.taught_by, seed)
+            )
+    return from_dict(tree)
 
 
 def given(runs: Sequence[Path], out: Path) -> Cells:
@@ -197,6 +228,13 @@ def check_there(runs: Sequence[Path], steps: Sequence[int]) -> None:
 def of_shard(cells: Cells, number: int, count: int) -> list[Cell]:
     """Every count-th cell, from the number-th, which counts from 1."""
     return list(cells.values())[number - 1 :: count]
+
+
+def costs_of(name: str, cells: Cells) -> dict[str, float]:
+    """What the trainings of a row took: means over its seeds."""
+    of = [cell.took() for (other, _), cell in cells.items() if other == name]
+    of = [took for took in of if took]
+    return {key: statistics.fmean(took[key] for took in of) for key in (of[0] if of else ())}
 
 
 def results_of(name: str, cells: Cells, judged: Judged, step: int) -> list[dict[str, Any]]:

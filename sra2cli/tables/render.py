@@ -2,7 +2,8 @@
 
 A table is a dict that JSON can hold:
     name, title             of its files; of its first column
-    rows                    {"label", "own", "baseline", "runs", "metrics", "paper"} each
+    rows                    {"label", "own", "baseline", "runs", "metrics", "paper"} each, with
+                            "costs" where it is shown what training took
     metrics                 {name: {"mean", "std", "values"}} in a row; std: over seeds, N - 1
     paper, differs          what the paper's numbers are of; settings that are not the paper's
     command, missing        what made it; cells that are not there
@@ -34,11 +35,14 @@ def of_axis(
     rows: Sequence[Row],
     results: Mapping[str, Sequence[Mapping[str, Any]]],
     metrics: Sequence[str],
+    costs: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, Any]:
-    """The table of one axis. results: cell → what `sra2 eval` found, one a seed."""
+    """The table of one axis. results: cell → what `sra2 eval` found, one a seed; costs: cell →
+    what its training took, by the names of columns; None: not shown."""
     found = [
         (
-            {"label": row.label, "own": row.own, "baseline": row.baseline},
+            {"label": row.label, "own": row.own, "baseline": row.baseline}
+            | ({} if costs is None else {"costs": dict(costs[row.cell])}),
             results[row.cell],
             row.paper,
         )
@@ -97,7 +101,12 @@ def header(table: Mapping[str, Any]) -> list[str]:
             found.append(PAPER)
     if not set(table["metrics"]) & set(paper.TOLD):
         found.append(f"{PAPER}: FID ↓")
-    return found
+    return [*found, *costs_of(table)]
+
+
+def costs_of(table: Mapping[str, Any]) -> list[str]:
+    """Columns of what training took, where a table has them."""
+    return list(dict.fromkeys(name for row in table["rows"] for name in row.get("costs", ())))
 
 
 def cells(table: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
@@ -112,6 +121,9 @@ def cells(table: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
             found.append(number(name, row["paper"].get(name)))
     if not set(table["metrics"]) & set(paper.TOLD):
         found.append(number("fid", row["paper"].get("fid")))
+    for name in costs_of(table):
+        value = row["costs"].get(name)
+        found.append("–" if value is None else f"{value:.3g}")
     return found
 
 
@@ -158,7 +170,7 @@ def as_csv(table: Mapping[str, Any]) -> str:
     out = io.StringIO()
     names = [name for m in table["metrics"] for name in (m, f"{m}_std")]
     told = [m for m in paper.TOLD if m in paper.METRICS or m in table["metrics"]]
-    names += [f"paper_{m}" for m in told]
+    names += [f"paper_{m}" for m in told] + costs_of(table)
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([table["name"], "runs", *names])
     for row in table["rows"]:
@@ -166,6 +178,7 @@ def as_csv(table: Mapping[str, Any]) -> str:
             row["metrics"].get(m, {}).get(k) for m in table["metrics"] for k in ("mean", "std")
         ]
         theirs = [row["paper"].get(m) for m in told]
+        theirs += [row["costs"].get(name) for name in costs_of(table)]
         writer.writerow([row["label"], row["runs"], *found, *theirs])
     return out.getvalue()
 

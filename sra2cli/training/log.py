@@ -1,9 +1,12 @@
 """Watching a run: metrics.jsonl, the progress line, TensorBoard, Weights & Biases, previews."""
 
 import json
+import resource
 import time
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from sra2cli.runs.writer import RunWriter
 from sra2cli.training.counting import flops_per_image, peak_rate
@@ -35,6 +38,7 @@ class Watch:
         self.run, self.recipe, self.previews, self.judge = run, run.recipe, previews, judge
         self._metrics = run.start_metrics(step)
         self._begun, self._at = time.monotonic(), step
+        self._device = device
         self._flops = flops_per_image(run.recipe, encoder=encoder, text_encoder=text_encoder)
         self._peak = peak_rate(device, run.recipe) * processes
         self._board = tensorboard(run.path, step) if run.recipe.log.tensorboard else None
@@ -47,6 +51,7 @@ class Watch:
         rate = steps * self.recipe.train.batch / max(now - self._begun, 1e-9)
         self._begun, self._at = now, step
         row: dict[str, float] = {"step": step, **means, "images_per_second": rate}
+        row["memory_gb"] = peak_memory(self._device)
         if self._peak:
             row["mfu"] = rate * self._flops / self._peak
         self._metrics.write(json.dumps(row) + "\n")
@@ -91,6 +96,13 @@ class Watch:
             self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def peak_memory(device: str) -> float:
+    """GB so far: allocated on a GPU by this process; on a CPU, of the process in memory."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def tensorboard(path: Path, step: int) -> Any:
