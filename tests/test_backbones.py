@@ -21,6 +21,7 @@ from sra2cli.models.build import BACKBONES, shape_of
 from sra2cli.models.checkpoints import export, load, load_model
 from sra2cli.models.contract import Condition
 from sra2cli.models.families import MARKS
+from sra2cli.sampling.draw import cast_once
 from sra2cli.sampling.settings import Sampling
 from sra2cli.tables.methods import method_recipe
 from sra2cli.training.counting import method_cost, parameters
@@ -415,3 +416,20 @@ def test_settings_of_a_class_token_are_for_networks_with_one(golden):
         shape_of(recipe.from_dict(tree))
     tree["model"]["kind"] = "reg"
     assert shape_of(recipe.from_dict(tree)).class_width == 24
+
+
+@pytest.mark.parametrize("name", ["sit_repa", "lightningdit", "reg", "maskdit", "mmdit_repa"])
+def test_weights_cast_once_give_the_same_bits(name):
+    """As autocast casts them at every call."""
+    g = Golden(f"{name}.npz")
+    count = g.meta["arch"]["heads"] if "arch" in g.meta else 4
+    model = load_model(g.state_dict(), num_heads=count).eval().requires_grad_(False)
+    x, t = torch.randn(1, *model.shape.state), torch.tensor([0.3])
+    told = Condition(y=torch.tensor([2]))
+    if name == "mmdit_repa":
+        told = Condition(text=torch.randn(1, 7, model.shape.text[1]))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        before = model(x, t, told).v
+        cast_once(model, torch.bfloat16)
+        assert any(p.dtype == torch.bfloat16 for p in model.parameters())
+        assert torch.equal(model(x, t, told).v, before)

@@ -11,13 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import finished, one_line
 from PIL import Image
+from torch._dynamo.utils import counters
 
 from sra2cli.config import recipe
 from sra2cli.models.sit import SiTConfig, named_size
 from sra2cli.sampling.draw import in_parts, unit
-from sra2cli.sampling.settings import PRESETS
+from sra2cli.sampling.opening import Options
+from sra2cli.sampling.sample import sample
+from sra2cli.sampling.settings import PRESETS, Sampling
 from sra2cli.training.train import train
 
 ROOT = Path(__file__).parent.parent
@@ -169,3 +173,15 @@ def test_a_set_of_another_device_is_not_mixed(run_sra2, run, tmp_path):
     record.write_text(record.read_text().replace('"device": "cpu"', '"device": "cuda"', 1))
     assert "differs in device" in one_line(run_sra2(*draw), 2)
     shutil.rmtree(tmp_path / "s")
+
+
+@pytest.mark.slow
+def test_a_whole_sample_compiles_two_graphs(run, tmp_path):
+    """One with and one without guidance, of fixed shapes, whatever the number of images."""
+    torch._dynamo.reset()
+    counters.clear()
+    guided = Sampling(steps=5, cfg=1.5, interval=(0.0, 0.7), self_guidance=1.2)
+    sample(
+        run, num=37, sampling=guided, options=Options(compile=True, batch=16), out=tmp_path / "a"
+    )
+    assert counters["stats"]["unique_graphs"] == 2

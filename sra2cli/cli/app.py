@@ -142,7 +142,7 @@ def one_of(option: str, value: str | None, options: tuple[str, ...]) -> None:
 
 def check_drawing(precision: str | None, solver: str | None) -> None:
     """SetupError for words that `sample` and `eval` do not know."""
-    one_of("--precision", precision, ("fp32", "bf16", "fp16"))
+    one_of("--precision", precision, ("fp32", "tf32", "bf16", "fp16"))
     one_of("--solver", solver, ("em", "euler", "heun", "edm"))
 
 

@@ -164,7 +164,7 @@ def evaluate(
             num=usual(told) if num is None else num,
             options=Options(
                 vae=vae,
-                precision=precision or "fp32",  # type: ignore[arg-type]
+                precision=precision,  # type: ignore[arg-type]
                 compile=compile,
                 num_heads=num_heads,
                 kind=kind,

@@ -48,7 +48,9 @@ Processes = Annotated[int | None, machine("Processes to start; default: one for 
 Offline = Annotated[bool, machine("Never touch the network.", "--offline")]
 DryRun = Annotated[bool, machine("Check everything, say what it will take.", "--dry-run")]
 Compile = Annotated[bool, machine("torch.compile the blocks.", "--compile")]
-Precision = Annotated[str | None, machine("Of drawing: fp32, bf16 or fp16. [default: fp32]")]
+Precision = Annotated[
+    str | None, machine("Of drawing: fp32, tf32, bf16 or fp16. [default: tf32 on CUDA, else fp32]")
+]
 Batch = Annotated[
     int,
     machine("Images at a time. On a CPU it does not change them; on a GPU perhaps last digits."),

@@ -113,7 +113,7 @@ def sample(
             weights=weights,  # type: ignore[arg-type]
             vae=vae,
             batch=batch,
-            precision=precision or "fp32",  # type: ignore[arg-type]
+            precision=precision,  # type: ignore[arg-type]
             compile=compile,
             npz=npz,
             num_heads=num_heads,

@@ -6,7 +6,7 @@ z = (mean + std * xi - shift) * scale.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, Protocol
 
 import numpy as np
@@ -20,12 +20,17 @@ EncodePrecision = Literal["fp32", "bf16", "fp16"]
 Scale = float | tuple[float, ...]  # one number for each channel, or one for all
 
 
-@contextmanager
-def full_precision() -> Iterator[None]:
+def full_precision() -> AbstractContextManager[None]:
     """Convolutions and matrix products on CUDA without TF32, which costs three digits."""
+    return float32(tf32=False)
+
+
+@contextmanager
+def float32(*, tf32: bool) -> Iterator[None]:
+    """How convolutions and matrix products in float32 are computed on CUDA."""
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    flags = {"enabled": True, "benchmark": False, "deterministic": False, "allow_tf32": False}
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    flags = {"enabled": True, "benchmark": False, "deterministic": False, "allow_tf32": tf32}
     try:
         with torch.backends.cudnn.flags(**flags):
             yield

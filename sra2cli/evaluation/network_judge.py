@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class NetworkJudge:
         if num < 2:
             raise SetupError(f"--num is at least 2, not {num}: statistics need two images")
         group, judging, judged = self.group, self.judging, self.judged
-        drawing = plan(source, num, sampling, options, group)
+        drawing = plan(source, num, sampling, replace(options, batch=judging.batch), group)
         about, labels, prompts = drawing.about, drawing.labels, drawing.prompts
         refuse_unprompted(judged.names, prompts is not None)
         asked = {**about, "source": None, **fingerprints(judging)}

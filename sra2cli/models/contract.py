@@ -272,7 +272,7 @@ class Backbone(nn.Module):
         """torch.compile, block by block: compiled once for all, and the names of weights stay."""
         keep_compiled_apart()
         for block in self.blocks:
-            block.compile()
+            block.compile(dynamic=False)
 
     def _check_depths(self, depths: Collection[int]) -> None:
         for depth in depths:

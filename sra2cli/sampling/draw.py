@@ -12,22 +12,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sra2cli.align import Alignment
-from sra2cli.config.settings import PathKind, Precision
+from sra2cli.config.settings import PathKind
 from sra2cli.core import clock
 from sra2cli.core.clock import Purpose
 from sra2cli.core.errors import DataError
 from sra2cli.data.conditions import CONDITIONS
 from sra2cli.diffusion import samplers
 from sra2cli.diffusion.guidance import SelfGuidance, guided
-from sra2cli.encoders.first_stage import FirstStage, full_precision
+from sra2cli.encoders.first_stage import FirstStage, float32
 from sra2cli.models.contract import Backbone, Shape
-from sra2cli.sampling.settings import Sampling
+from sra2cli.sampling.settings import DrawPrecision, Sampling
 
 TOGETHER = 32  # images computed together, at most
 WORK = 1e9  # multiply-accumulates of the blocks that are worth a pass
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PIXELS = 1 << 16  # that are worth a pass of the decoder
 
 
@@ -52,6 +53,20 @@ def in_parts(values: Tensor | Sequence[int], size: int) -> Iterator[tuple[Any, i
             yield [*part, *[part[-1]] * (size - count)], count
 
 
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """To a GPU from pinned memory and without waiting: the draws of the next step are made while
+    the GPU is busy with this one."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+
+
+def cast_once(model: nn.Module, dtype: torch.dtype) -> None:
+    """Weights of matrix products and convolutions as autocast would cast them, which it does at
+    every call where they are frozen."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.to(dtype)
+
+
 @torch.no_grad()
 def draw_latents(
     model: Backbone,
@@ -71,13 +86,13 @@ def draw_latents(
 
     def noise(step: int) -> Tensor:
         draws = clock.normals(sampling.seed, Purpose.SAMPLE, step, indices, shape.state)
-        return torch.from_numpy(draws).to(device)
+        return to_device(torch.from_numpy(draws), device)
 
     condition = CONDITIONS[shape.condition].drawn(sampling.asked(indices), shape)
     null = None if sampling.prompts is None else sampling.prompts.led_away_from(len(indices))
     v = guided(
         model,
-        condition.map(lambda x: x.to(device)),
+        condition.map(lambda x: to_device(x, device)),
         scale=sampling.cfg,
         interval=sampling.interval,
         channels=sampling.cfg_channels,
@@ -119,21 +134,27 @@ def draw(
     sampling: Sampling,
     *,
     kind: PathKind,
-    precision: Precision = "fp32",
+    precision: DrawPrecision = "fp32",
     guide: Alignment | None = None,
+    batch: int | None = None,
 ) -> np.ndarray:
     """uint8 images (len(indices), H, W, 3) with these numbers.
+
+    Args:
+        batch: on a GPU images are computed so many at a time, filled up if need be: what is
+            compiled stays; None: all at once.
 
     Raises:
         DataError: latents or decoded images that are not finite: no black image is an image.
     """
     device = first_stage.device
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    dtype = HALF.get(precision)
     on_cpu = device.type == "cpu"
+    together = unit(model.shape) if on_cpu else batch or len(indices)
     images = []
-    for part, count in in_parts(indices, unit(model.shape) if on_cpu else len(indices)):
+    for part, count in in_parts(indices, together):
         with (
-            full_precision(),
+            float32(tf32=precision == "tf32"),
             torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None),
         ):
             latents = draw_latents(model, part, sampling, kind=kind, device=device, guide=guide)
@@ -147,10 +168,11 @@ def draw(
     return np.concatenate(images)
 
 
-def not_finite(part: Sequence[int], precision: Precision) -> DataError:
+def not_finite(part: Sequence[int], precision: DrawPrecision) -> DataError:
     """The error for latents that hold NaN or infinity."""
-    half = f"numbers are too large for {precision}: --precision fp32, or "
+    half = precision in ("bf16", "fp16")
+    why = f"numbers are too large for {precision}: --precision fp32, or " if half else ""
     return DataError(
-        f"images {part[0]}..{part[-1]} are not finite: {'' if precision == 'fp32' else half}"
+        f"images {part[0]}..{part[-1]} are not finite: {why}"
         "the network's weights, or the guidance, are too large"
     )

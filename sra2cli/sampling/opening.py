@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from sra2cli.config.settings import Precision
 from sra2cli.core import console
 from sra2cli.core.errors import SetupError
 from sra2cli.encoders.first_stage import FirstStage
@@ -14,7 +13,7 @@ from sra2cli.encoders.open import PUBLISHED, open_first_stage
 from sra2cli.encoders.text import load_text_encoder
 from sra2cli.models.statistics import read_statistics
 from sra2cli.runs.network import Network, Weights, open_network
-from sra2cli.sampling.settings import Sampling
+from sra2cli.sampling.settings import DrawPrecision, Sampling
 
 
 @dataclass(frozen=True)
@@ -22,6 +21,7 @@ class Options:
     """What to draw from, and how; weights, vae, precision and compile change the images.
 
     step: of a run's checkpoint; None: the newest.
+    precision: of the network; None: tf32 on CUDA, else fp32. The first stage decodes in fp32.
     vae: decode with it; None: the one of the run's store, or `PUBLISHED`.
     batch: images at a time. npz: also write OUT/samples.npz, as ADM's evaluator takes it.
     num_heads, kind: as checkpoints.load takes them.
@@ -33,7 +33,7 @@ class Options:
     weights: Weights = "ema"
     vae: str | None = None
     batch: int = 64
-    precision: Precision = "fp32"
+    precision: DrawPrecision | None = None
     compile: bool = False
     npz: bool = False
     num_heads: int | None = None
@@ -41,6 +41,17 @@ class Options:
     latent_stats: str | None = None
     text_encoder: str | None = None
     offline: bool = False
+
+    def on(self, device: str) -> "Options":
+        """The same with the precision that a device draws in.
+
+        Raises:
+            SetupError: a device that has no such precision.
+        """
+        cuda = device.startswith("cuda")
+        if self.precision == "tf32" and not cuda:
+            raise SetupError(f"--precision tf32 is for CUDA, not for {device}: leave it out")
+        return replace(self, precision=self.precision or ("tf32" if cuda else "fp32"))
 
     def open(self, source: Path, *, verify: bool = True, guide: bool = False) -> Network:
         """The network to draw from; verify, guide: as `open_network` takes them."""

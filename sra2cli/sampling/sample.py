@@ -1,6 +1,7 @@
 """sra2 sample: run or checkpoint → images."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,12 @@ from sra2cli.data import npz
 from sra2cli.data.prompts import say_cut
 from sra2cli.encoders.first_stage import FirstStage
 from sra2cli.runs.network import Network
-from sra2cli.sampling.draw import draw
+from sra2cli.sampling.draw import HALF, cast_once, draw
 from sra2cli.sampling.folder import drawn_image, image_file, prepare
 from sra2cli.sampling.opening import Options, first_stage_of, scale_of, with_text_encoder
 from sra2cli.sampling.settings import Sampling
 
+WRITERS = 4  # threads that compress PNGs
 GRID = 100  # at most so many images in grid.png
 CHECKED = 1000  # prompts that are looked at for what is cut
 MOST = 10**8  # images of a folder: more than any metric asks for
@@ -97,8 +99,8 @@ class Drawing:
             parts.append(f"prompts-{sampling.prompts.digest[:8]}")
         if network.about["weights"] == "model":
             parts.append("model")
-        if self.options.precision != "fp32":
-            parts.append(self.options.precision)
+        if self.options.precision not in (None, "fp32"):
+            parts.append(str(self.options.precision))
         return "-".join([*parts, f"n{self.num}", f"seed{sampling.seed}"])
 
     @property
@@ -121,10 +123,12 @@ class Drawing:
     ) -> None:
         """Draw those of the missing parts that are this process's; `keep` each with its images."""
         model, kind, precision = self.network.model, self.network.path, self.options.precision
-        guide = self.network.guide
+        guide, dtype = self.network.guide, HALF.get(precision or "fp32")
         for module in (model, guide):
             if module is not None:
                 module.to(group.device)
+                if dtype is not None:
+                    cast_once(module, dtype)
         if self.options.compile:
             torch.compiler.reset()  # of a network before
             model.compile_blocks()
@@ -137,8 +141,9 @@ class Drawing:
                     part,
                     self.sampling,
                     kind=kind,
-                    precision=precision,
+                    precision=precision or "fp32",
                     guide=guide,
+                    batch=min(self.options.batch, self.num),
                 )
                 keep(part, images)
                 bar.advance(min(len(part) * group.count, self.num))
@@ -146,6 +151,7 @@ class Drawing:
 
 def plan(source: Path, num: int, sampling: Sampling, options: Options, group: Group) -> Drawing:
     """What is to be drawn, checked. Raises as `sample`."""
+    options = options.on(group.device)
     network = options.open(source, verify=group.main, guide=sampling.self_guidance != 1.0)
     sampling.check(network.model.shape)
     if sampling.solver == "edm" and network.path != "linear":
@@ -200,16 +206,25 @@ def sample(
 
 
 def fill(out: Path, drawing: Drawing, group: Group) -> None:
-    """Draw the missing images that are this process's."""
+    """Draw the missing images that are this process's; threads write them, a part behind."""
     missing = [i for i in range(drawing.num) if not image_file(out, i).exists()]
     batch = drawing.options.batch
     parts = [missing[k : k + batch] for k in range(0, len(missing), batch)]
 
-    def keep(part: Sequence[int], images: np.ndarray) -> None:
-        for i, image in zip(part, images, strict=True):
-            pictures.save(Image.fromarray(image), image_file(out, i))
+    writing: list[Future[None]] = []
+    with ThreadPoolExecutor(WRITERS) as pool:
 
-    drawing.fill("sample", parts, keep, group)
+        def keep(part: Sequence[int], images: np.ndarray) -> None:
+            for written in writing:
+                written.result()
+            writing[:] = [
+                pool.submit(pictures.save, Image.fromarray(image), image_file(out, i))
+                for i, image in zip(part, images, strict=True)
+            ]
+
+        drawing.fill("sample", parts, keep, group)
+        for written in writing:
+            written.result()
 
 
 def finish(out: Path, drawing: Drawing, device: str) -> None:

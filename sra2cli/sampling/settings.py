@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sra2cli.config.settings import SOLVERS, Solver
 from sra2cli.core.errors import SetupError
@@ -12,6 +12,7 @@ from sra2cli.data.prompts import Prompts
 from sra2cli.encoders.first_stage import Rounding
 from sra2cli.models.contract import Shape
 
+DrawPrecision = Literal["fp32", "tf32", "bf16", "fp16"]
 SELF_INTERVAL = (0.1, 1.0)
 
 
