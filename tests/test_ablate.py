@@ -15,8 +15,9 @@ from conftest import one_line
 from PIL import Image
 
 from sra2cli.config import recipe
+from sra2cli.core.errors import SetupError
 from sra2cli.runs.run import Run
-from sra2cli.tables import axes, paper
+from sra2cli.tables import axes, method_rows, paper
 from sra2cli.tables import render as tables
 
 ROOT = Path(__file__).parent.parent
@@ -55,6 +56,26 @@ def test_rows_follow_the_recipe():
     both = axes.rows("depth", recipe.load("xl-repa-sra2"))
     assert both[0].label == "repa (baseline)" and both[0].recipe.method == "repa"
     assert not axes.rows("depth", recipe.load("b-repa"))[1].paper  # those are SRA 2's
+
+
+def test_rows_of_methods():
+    small = recipe.load("digits-sra2")
+    found = {row.cell: row for row in method_rows.rows(small)}
+    assert list(found)[:2] == ["sit", "sra2"] and found["sra2"].own
+    assert not {"repa", "reg"} & set(found)  # the digits have no encoder's features
+    layersync = found["layersync"].recipe.align["layersync"]
+    assert (layersync.depth, layersync.target_depth) == (1, 2)  # 8 and 16 of 28, of 4 blocks
+    assert found["self-transcendence"].taught_by == "sra2"
+    assert found["contrastive"].recipe.train.contrastive == 0.05
+    until = found["sra2-until"].recipe.align["sra2"]
+    assert until.until == "1200" and until.weight == 4.0  # as the recipe otherwise
+    both = found["sra2-layersync"]
+    assert set(both.recipe.align) == {"sra2", "layersync"} and both.label == "SRA 2 + LayerSync"
+    named = method_rows.rows(recipe.load("xl-sra2"), "repa, sra2+repa")
+    assert [row.cell for row in named] == ["sit", "sra2", "repa", "sra2-repa"]
+    assert named[2].recipe.align["repa"].depth == 8
+    with pytest.raises(SetupError, match="not 'ripa'"):
+        method_rows.rows(small, "layersync,ripa")
 
 
 def test_paper_tables():
@@ -127,6 +148,21 @@ def test_run_again_it_only_reads(ablation, run_sra2, monkeypatch):
     with pytest.raises(TypeError):  # trained anew: its result is not believed
         run_sra2(*command)
     meta.write_text(text)
+
+
+def test_methods_beside_each_other(ablation, run_sra2):
+    """One with its teacher, which is trained before it; and what the trainings took."""
+    out, command = ablation
+    ask = ["ablate", "methods", *command[2:4], "--values", "self-transcendence"]
+    done = run_sra2(*ask, "--num", "20", "--out", out, *SETS, "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["tables"]["methods"]["rows"]
+    assert [row["label"] for row in rows] == ["SiT (baseline)", "digits-sra2", "Self-Transcendence"]
+    taught = Run(out / "runs" / "self-transcendence-seed0")
+    assert taught.about["teacher"]["path"] == str(out / "runs" / "sra2-seed0")
+    assert all(row["costs"]["s/step"] > 0 and row["costs"]["peak GB"] > 0.1 for row in rows)
+    header = (out / "methods.md").read_text().splitlines()[2]
+    assert header.endswith("| s/step | peak GB |")
 
 
 def test_iterations_of_runs_that_are_there(ablation, run_sra2):
