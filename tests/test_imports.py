@@ -17,6 +17,7 @@ FLOORS = [  # lowest first; wings of one floor do not import each other
     {"sampling"},
     {"evaluation", "figures"},
     {"training"},
+    {"reports"},
     {"tables", "demo"},
     {"cli"},
 ]
@@ -35,6 +36,7 @@ LIBRARIES = {  # heavy libraries, and the files that may import them
     | {"data/sources/hdf5"},
     "pydantic": {"config"},
     "typer": {"cli"},
+    "jinja2": {"reports/report"},
 }
 OPEN = ("data", "diffusion", "align", "sampling")  # wings that know no network by name
 NAMES = {"SiT", "SiTConfig", "Vae", "AutoencoderKL", "models.sit", "encoders.vae"}

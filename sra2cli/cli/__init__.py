@@ -6,7 +6,18 @@ No room that imports torch is imported before a command runs, so that --help is 
 import sys
 
 try:
-    from sra2cli.cli import ablate, cost, demo, evaluate, extract, figures, recipes, sample, train
+    from sra2cli.cli import (
+        ablate,
+        cost,
+        demo,
+        evaluate,
+        extract,
+        figures,
+        recipes,
+        report,
+        sample,
+        train,
+    )
     from sra2cli.cli.app import app
 except KeyboardInterrupt:
     print("stopped", file=sys.stderr)
@@ -21,6 +32,7 @@ __all__ = [
     "extract",
     "figures",
     "recipes",
+    "report",
     "sample",
     "train",
 ]

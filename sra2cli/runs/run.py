@@ -217,19 +217,25 @@ class Run:
         Raises:
             DataError: a line is not a row.
         """
+        rows, damaged = self.whole_entries()
+        if damaged:
+            raise DataError(f"{damaged[0]}: remove it")
+        return rows
+
+    def whole_entries(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """The rows of metrics.jsonl that are whole, and what is wrong with each other line."""
         if not self.metrics_file.exists():
-            return []
-        rows = []
+            return [], []
+        rows, damaged = [], []
         for number, line in enumerate(self.metrics_file.read_bytes().split(b"\n")[:-1], 1):
             try:
                 row = json_of(line, RowRecord)
                 rows.append(row if "event" in row else checked(dict[str, float], row))
             except ValueError as error:
-                raise DataError(
-                    f"line {number} of {self.metrics_file} is not a row of metrics ({error}): "
-                    "remove it"
-                ) from None
-        return rows
+                damaged.append(
+                    f"line {number} of {self.metrics_file} is not a row of metrics ({error})"
+                )
+        return rows, damaged
 
     def checkpoints(self) -> list[Path]:
         """Checkpoint folders, oldest first; not yet checked."""

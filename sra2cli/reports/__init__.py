@@ -1,0 +1,1 @@
+"""sra2 report: one page that shows runs beside each other."""
