@@ -24,7 +24,7 @@ FLOORS = [  # lowest first; wings of one floor do not import each other
 LIBRARIES = {  # heavy libraries, and the files that may import them
     "diffusers": {"encoders/vae"},
     "torchvision": set(),
-    "torch_fidelity": {"evaluation/inception"},
+    "torch_fidelity": {"evaluation/inception", "evaluation/dino"},
     "transformers": {"encoders/pretrained"},
     "accelerate": set(),  # its launcher is welcome, and needs nothing of it here
     "pyarrow": {"data/sources/parquet"},

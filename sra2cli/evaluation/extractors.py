@@ -4,7 +4,7 @@ Images come in batches and are not kept: any iterator of uint8 batches will do, 
 .npz, or of a sampler that draws them.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -43,6 +43,7 @@ class Extractor:
             number by name. too_long: whether it reads a prompt in part only.
         told: what results say beside those numbers: how good they can be.
         about: more of what results should say of it.
+        parts: the networks that stand side by side in it.
     """
 
     name: str
@@ -58,24 +59,34 @@ class Extractor:
     too_long: Callable[[Sequence[str]], list[bool]] | None = None
     told: dict[str, Any] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
+    parts: tuple["Extractor", ...] = ()
+
+    def network_of(self, feature: str) -> "Extractor":
+        """The part that makes a feature."""
+        return next((part for part in self.parts if feature in part.widths), self)
 
 
-def side_by_side(first: Extractor, others: Sequence[Extractor], kept: Collection[str]) -> Extractor:
+def side_by_side(first: Extractor, others: Sequence[Extractor]) -> Extractor:
     """The first network, with features of others among its own: one pass over the images.
 
-    Args:
-        kept: names of features that are wanted of the others.
+    Of features, or keys of saved statistics, of the same name the first's are taken.
     """
     if not others:
         return first
+    parts = (first, *others)
+    widths, saved = dict(first.widths), dict(first.saved)
+    for other in others:
+        widths = {**other.widths, **widths}
+        saved |= {k: v for k, v in other.saved.items() if v not in saved.values()}
 
     def run(images: np.ndarray) -> dict[str, Tensor]:
-        found = first.run(images)
-        for other in others:
-            found |= {name: value for name, value in other.run(images).items() if name in kept}
+        found: dict[str, Tensor] = {}
+        for part in parts:
+            found = {**part.run(images), **found}
         return found
 
-    return replace(first, name=" and ".join(e.name for e in (first, *others)), run=run)
+    name = " and ".join(part.name for part in parts)
+    return replace(first, name=name, widths=widths, saved=saved, run=run, parts=parts)
 
 
 def check_features(extractor: Extractor, features: Mapping[str, Tensor], first: int) -> None:

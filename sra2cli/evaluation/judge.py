@@ -21,7 +21,7 @@ from sra2cli.evaluation.extractors import Collected, Extractor, Wanted, features
 from sra2cli.evaluation.image_sets import ImageSet, Seen
 from sra2cli.evaluation.judging import Judging
 from sra2cli.evaluation.metrics import IS_SPLIT, NEIGHBOURS
-from sra2cli.evaluation.networks import NETWORKS, open_extractors
+from sra2cli.evaluation.networks import NETWORKS, comparing, open_extractors
 from sra2cli.evaluation.reference import (
     Reference,
     compared,
@@ -68,8 +68,8 @@ class Judge:
 
     Attributes:
         names: of the metrics. left_out: those that the reference has not enough for.
-        extractor: what compares with a reference, if anything does. beside: networks of metrics
-            that need prompts. together: all of them.
+        extractor: the first network, and what compares with a reference, if anything does.
+            beside: the others. comparing: those that compare. together: all of them.
 
     Raises:
         SetupError: no such metric, one that does not fit what was trained, no weights for it.
@@ -90,19 +90,20 @@ class Judge:
         if prompted is not None:
             refuse_unprompted(names, prompted)
         self.extractor, *self.beside = open_extractors(names, judging.opening(device))
-        lack = {} if judging.metric else lacking(judging.ref, self.extractor, names)
+        self.comparing = comparing(names, [self.extractor, *self.beside])
+        lack = {} if judging.metric else lacking(judging.ref, self.comparing, names)
         self.left_out = list(lack)
         if statistics_alone and judging.ref is None and self.extractor.stand_in is None:
             names = tuple(name for name in names if name not in compared(names))
         self.names = tuple(name for name in names if name not in self.left_out)
-        self.together = side_by_side(self.extractor, self.beside, scores.wanted(self.names).rows)
+        self.together = side_by_side(self.extractor, self.beside)
 
     @cached_property
     def reference(self) -> Reference | None:
         """What the metrics compare with; opened when it is first asked for."""
         judging = self.judging
         return open_reference(
-            judging.ref, self.extractor, self.names, crop=judging.crop, batch=judging.batch
+            judging.ref, self.comparing, self.names, crop=judging.crop, batch=judging.batch
         )
 
     def needed(self, labels: list[int] | None) -> Wanted:
@@ -183,7 +184,7 @@ class Judge:
     def warnings(self, images: ImageSet | Seen, fake: Collected, how: dict[str, Any]) -> list[str]:
         """What would mislead."""
         found = caveats(
-            self.names, self.extractor, images, fake, self.reference, left_out=self.left_out
+            self.names, self.comparing, images, fake, self.reference, left_out=self.left_out
         )
         readers = (self.extractor, *self.beside)
         return [*found, *of_prompts(images, readers, self.reference, how.get("crop"))]

@@ -7,7 +7,12 @@ from pathlib import Path
 from sra2cli.data import digits, emoji
 from sra2cli.evaluation import scores
 from sra2cli.evaluation.dino import DINO, dino_extractor
-from sra2cli.evaluation.extractors import Extractor, digits_extractor, emoji_extractor
+from sra2cli.evaluation.extractors import (
+    Extractor,
+    digits_extractor,
+    emoji_extractor,
+    side_by_side,
+)
 from sra2cli.evaluation.inception import inception_extractor
 from sra2cli.evaluation.pickscore import CLIP, PICKSCORE, clip_extractor, pickscore_extractor
 
@@ -70,3 +75,10 @@ NETWORKS: dict[str, JudgeNetwork] = {  # by their names in scores.METRICS
 def open_extractors(names: Sequence[str], how: Opening) -> list[Extractor]:
     """The networks of the metrics, as `scores.networks_of`; Inception where there are none."""
     return [NETWORKS[network].open(how) for network in scores.networks_of(names) or ("inception",)]
+
+
+def comparing(names: Sequence[str], extractors: Sequence[Extractor]) -> Extractor:
+    """What metrics that need no prompts look through, side by side; the first where none is."""
+    told = scores.of_prompts(names)
+    count = len(scores.networks_of([name for name in names if name not in told]))
+    return side_by_side(extractors[0], extractors[1:count])

@@ -34,13 +34,17 @@ class Network(TypedDict):
 
 
 class Saved(TypedDict):
-    """What `save_reference` says of its statistics, as far as it is read."""
+    """What `save_reference` says of its statistics, as far as it is read.
+
+    networks: by key of a mean, where there are several; extractor: the first.
+    """
 
     format: Literal["sra2-reference"]
     count: Count
     size: NotRequired[list[Count] | None]
     crop: NotRequired[Count | str | None]
     extractor: Network
+    networks: NotRequired[dict[str, Network]]
 
 
 @dataclass(frozen=True)
@@ -157,12 +161,6 @@ def _from_npz(
         cropped = Crop.of(str(meta["crop"])) if meta.get("crop") else None
     except (ValueError, SetupError) as error:
         raise DataError(f"{path}: its {npz.META} is damaged: {error}") from None
-    made_with = meta["extractor"]["fingerprint"] if meta else extractor.fingerprint
-    if made_with != extractor.fingerprint:
-        raise SetupError(
-            f"{path} was made with another network ({meta['extractor']['name']}) "
-            f"than {extractor.name}: save its statistics again"
-        )
     about: dict[str, Any] = {
         "name": str(path),
         "sha256": npz.sha256(path),
@@ -176,11 +174,7 @@ def _from_npz(
     for feature in sorted(need.moments):
         suffix = extractor.saved[feature]
         if {f"mu{suffix}", f"sigma{suffix}"} & keys:
-            if not (meta or extractor.standard):
-                raise SetupError(
-                    f"{path} does not say which network its mu{suffix} is of: save statistics of "
-                    "the images with --save-stats"
-                )
+            _check_network(path, meta, f"mu{suffix}", extractor.network_of(feature))
             mean, covariance = npz.statistics(path, suffix, extractor.widths[feature])
             statistics[feature] = Statistics(mean, covariance, meta.get("count"))
     rest = Wanted(need.moments - statistics.keys(), need.rows)
@@ -195,6 +189,23 @@ def _from_npz(
     if not statistics:
         about["count"] = images.count
     return Reference(Collected(about["count"], kept.statistics | statistics, kept.rows), about)
+
+
+def _check_network(path: Path, meta: dict[str, Any], key: str, network: Extractor) -> None:
+    """Refuse statistics of another network, or of one that is not said where there are several."""
+    if not meta and network.standard:
+        return
+    if not meta:
+        raise SetupError(
+            f"{path} does not say which network its {key} is of: save statistics of the images "
+            "with --save-stats"
+        )
+    made_with: Network = meta.get("networks", {}).get(key, meta["extractor"])
+    if made_with["fingerprint"] != network.fingerprint:
+        raise SetupError(
+            f"{path} was made with another network ({made_with['name']}) than {network.name}: "
+            "save its statistics again"
+        )
 
 
 def check_target(path: Path) -> None:
@@ -229,7 +240,8 @@ def save_reference(
             "format": FORMAT,
             **describe(images),
             "crop": crop and str(crop),
-            "extractor": {"name": extractor.name, "fingerprint": extractor.fingerprint},
+            "extractor": _named((*extractor.parts, extractor)[0]),
+            **({"networks": _networks(extractor)} if extractor.parts else {}),
             "images": f"{kept} of {images.count}, evenly spaced",
         }
         arrays = {npz.META: np.array(json.dumps(about))}
@@ -238,6 +250,16 @@ def save_reference(
             arrays[f"sigma{suffix}"] = found.statistics[feature].covariance
         writer.finish(arrays)
     return found
+
+
+def _named(extractor: Extractor) -> Network:
+    return {"name": extractor.name, "fingerprint": extractor.fingerprint}
+
+
+def _networks(extractor: Extractor) -> dict[str, Network]:
+    """Key of a mean → the network it is of."""
+    saved = extractor.saved.items()
+    return {f"mu{suffix}": _named(extractor.network_of(feature)) for feature, suffix in saved}
 
 
 def _writing(

@@ -128,11 +128,13 @@ METRICS = {
 }
 BETTER = {**{name: row.better for name, row in METRICS.items()}, "accuracy": "↑"}
 TOGETHER = {"emoji-text": ("emoji-top1", "emoji-top5", "emoji-tone")}  # one name for several
+ANY_IMAGES = {"inception", "dino"}  # networks that may compare in one command
 PAPERS = ("fid", "sfid", "is", "precision", "recall")  # what papers of this family report
 
 
 def parse(text: str) -> tuple[str, ...]:
-    """ "fid,is" → names of the table; SetupError for an unknown one, or two networks.
+    """ "fid,is" → names of the table; SetupError for an unknown one, or networks that know other
+    images.
 
     Metrics that need prompts go with any other.
     """
@@ -145,7 +147,7 @@ def parse(text: str) -> tuple[str, ...]:
             hint = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(there)}"
             raise SetupError(f"unknown metric '{name}'; {hint}")
     networks = {METRICS[n].network: n for n in names if METRICS[n].needs != "prompts"}
-    if len(networks) > 1:
+    if len(networks) > 1 and not networks.keys() <= ANY_IMAGES:
         raise SetupError(
             f"{' and '.join(networks.values())} look at images through different networks: "
             "ask for them in two commands"

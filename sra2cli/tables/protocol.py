@@ -23,7 +23,7 @@ from sra2cli.data.store import Store
 from sra2cli.encoders.open import open_first_stage
 from sra2cli.evaluation import scores
 from sra2cli.evaluation.judging import MODELS, Judging
-from sra2cli.evaluation.networks import NETWORKS, open_extractors
+from sra2cli.evaluation.networks import NETWORKS, comparing, open_extractors
 from sra2cli.evaluation.reference import check_reference, compared, is_npz, uncompared
 from sra2cli.extraction.extract import extract
 from sra2cli.extraction.makers import Options
@@ -203,8 +203,8 @@ def check_judging(names: Sequence[str], how: How) -> None:
         open_source(Path(how.ref))
     elif how.ref is not None and not Path(how.ref).exists():
         raise SetupError(f"no reference {how.ref}")
-    extractor, *_ = open_extractors(names, judged.opening("cpu"))
-    check_reference(how.ref, extractor, names)
+    networks = open_extractors(names, judged.opening("cpu"))
+    check_reference(how.ref, comparing(names, networks), names)
 
 
 def slots(base: Recipe, how: How) -> list[Mapping[str, str]]:
