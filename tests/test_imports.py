@@ -17,7 +17,7 @@ FLOORS = [  # lowest first; wings of one floor do not import each other
     {"sampling"},
     {"evaluation", "figures"},
     {"training"},
-    {"reports"},
+    {"reports", "first_stages"},
     {"tables", "demo"},
     {"cli"},
 ]

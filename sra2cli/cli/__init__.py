@@ -17,6 +17,7 @@ try:
         report,
         sample,
         train,
+        vae,
     )
     from sra2cli.cli.app import app
 except KeyboardInterrupt:
@@ -35,4 +36,5 @@ __all__ = [
     "report",
     "sample",
     "train",
+    "vae",
 ]

@@ -1,8 +1,8 @@
 """The demo's data and its measuring stick: the 1,797 real digits of scikit-learn.
 
 Two small networks are packaged under assets/, so that the demo needs no download, every machine
-uses the same first stage, and `fd-digits` means the same everywhere; tools/make_digits.py makes
-both again, in about two minutes on two cores:
+uses the same first stage, and `fd-digits` means the same everywhere (tools/make_digits.py,
+tools/make_first_stages.py):
 
 - digits-vae: an AutoencoderKL, 3x32x32 → 16x8x8 latents, hardly any KL.
 - digits-classifier: trained on the first 1,500 digits; its 64 features are those of `fd-digits`.

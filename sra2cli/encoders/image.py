@@ -71,14 +71,25 @@ class Encoder:
     def tokens(self, images: Tensor) -> Tensor:
         """(B, P + side², F): the class token first, where there is one, registers, then patches."""
         x = images.to(self.device).permute(0, 3, 1, 2).float() / 255
-        mean = torch.tensor(IMAGENET_MEAN, device=self.device).view(3, 1, 1)
-        std = torch.tensor(IMAGENET_STD, device=self.device).view(3, 1, 1)
-        size = self.side * self.patch
-        return self.see(F.interpolate((x - mean) / std, (size, size), mode="bicubic"))
+        return self.see(self._normalised(x))
 
     @torch.no_grad()
     def see(self, x: Tensor) -> Tensor:
         """The same of images (B, 3, size, size) that are normalised already, on its device."""
+        return self._tokens(x)
+
+    def patches(self, x: Tensor) -> Tensor:
+        """`features` of images (B, 3, H, W) in 0..1 on its device, with a gradient with respect to
+        them."""
+        return self._tokens(self._normalised(x))[:, -(self.side**2) :]
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        mean = torch.tensor(IMAGENET_MEAN, device=self.device).view(3, 1, 1)
+        std = torch.tensor(IMAGENET_STD, device=self.device).view(3, 1, 1)
+        size = self.side * self.patch
+        return F.interpolate((x - mean) / std, (size, size), mode="bicubic")
+
+    def _tokens(self, x: Tensor) -> Tensor:
         tokens: Tensor = self.model(pixel_values=x, **self.options).last_hidden_state
         return tokens.float()
 

@@ -1,6 +1,7 @@
 """Any diffusers AutoencoderKL as a first stage: by folder, by hub name, or a packaged one."""
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,31 @@ def load_vae(
             f"cannot load the VAE '{name}' ({where}): {reason}; "
             "give --vae a folder with config.json and its weights"
         ) from None
+
+
+def new_autoencoder(
+    *, resolution: int, widths: Sequence[int], layers: int, channels: int, groups: int
+) -> Any:
+    """An AutoencoderKL with initial weights from torch's generator, of scale 1.
+
+    Args:
+        resolution: side of its images. widths: of its levels, between which the side is halved.
+        layers: residual blocks of a level. channels: of its latents. groups: of its norms.
+    """
+    from diffusers import AutoencoderKL
+
+    levels = len(widths)
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
+        block_out_channels=list(widths),
+        layers_per_block=layers,
+        norm_num_groups=groups,
+        latent_channels=channels,
+        sample_size=resolution,
+        scaling_factor=1.0,
+        mid_block_add_attention=False,
+    )
 
 
 def is_ldm(name: str) -> bool:

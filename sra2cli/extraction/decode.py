@@ -50,7 +50,7 @@ class Chunks(Dataset[Chunk]):
     """
 
     source: Source
-    rows: Sequence[range]
+    rows: Sequence[Sequence[int]]
     resolution: int
     shape: tuple[int, ...] | None = None
     logvar: bool = False
