@@ -109,6 +109,21 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
     stdout.print(table)
 
 
+def print_columns(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+    """Rows on stdout with nothing around them and nothing cut off, to be searched and copied.
+
+    Args:
+        right: columns of numbers.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        stdout.print("  ".join(cells).rstrip(), markup=False, soft_wrap=True)
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """The same table for a Markdown file."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]

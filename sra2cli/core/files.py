@@ -124,6 +124,18 @@ def hold(path: Path, busy: str) -> IO[bytes]:
             handle.close()
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process has a file as `hold` gives it; it is had for a moment to find out."""
+    try:
+        with path.open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no such file, or a file system without locks
+        pass
+    return False
+
+
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
     """A lock file, waited for: one process at a time is in here."""

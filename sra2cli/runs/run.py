@@ -33,6 +33,7 @@ from sra2cli.core.files import file_digest, utf8
 from sra2cli.core.finite import check_finite
 from sra2cli.data.store_info import StoreInfo
 from sra2cli.runs.naming import folder_name, step_of
+from sra2cli.runs.rows import RowRecord
 
 CHECKPOINT_META, TRAINING, EMA = "checkpoint.json", "training.pt", "ema.safetensors"
 EMA_HEADS = "ema_heads.safetensors"
@@ -66,13 +67,6 @@ class RunRecord(TypedDict):
     init: NotRequired[InitRecord | None]
     teacher: NotRequired[InitRecord]
     id: NotRequired[str]
-
-
-class RowRecord(TypedDict):
-    """A row of metrics.jsonl; one without an event holds numbers alone."""
-
-    step: Natural
-    event: NotRequired[str]
 
 
 class CheckpointRecord(TypedDict):
