@@ -6,7 +6,7 @@
 The floor is what the step's matrix products alone would take at the rate that products of the
 network's own shapes reach here, measured between the steps of the same run. Time by operator is the
 torch profiler's own time of CPU operators, summed by kind. Prints tables and writes
-benchmarks/results/profile_step.json.
+benchmarks/results/profile-MODE.json.
 """
 
 import argparse
@@ -135,7 +135,8 @@ def main() -> None:
         low, high = row["range"]
         console.say(f"{row['over_floor']:.2f} times its matrix products ({low:.2f} to {high:.2f})")
     how = {**vars(arguments), "threads": torch.get_num_threads()}
-    write("profile_step", {"arguments": how, "rows": rows})
+    mode = f"{precision}-compiled" if arguments.compile else precision
+    write(f"profile-{mode}", {"arguments": how, "rows": rows})
 
 
 if __name__ == "__main__":
