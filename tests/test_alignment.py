@@ -79,44 +79,23 @@ def test_cknna_of_all_neighbours_is_unbiased_cka(data):
     x, y = (torch.nn.functional.normalize(f[:60].double(), dim=1) for f in data)
     k, m = x @ x.T, y @ y.T
     expected = unbiased_hsic(k, m) / (unbiased_hsic(k, k) * unbiased_hsic(m, m)).sqrt()
-    assert cknna(x, y, neighbours=59) == pytest.approx(float(expected), abs=1e-12)
+    assert cknna(x, y, neighbours=59) == pytest.approx(
+        float(expected), rel=3e-3
+    )  # they add 1e-6 below
 
 
-def test_cknna_by_its_sum_over_pairs(data):
-    x, y = data[0][:40], data[1][:40]
-
-    def centred(f):
-        f = f.double() / f.double().norm(dim=1, keepdim=True)
-        k, n = f @ f.T, len(f)
-        k = k - torch.diag(k.diagonal())
-        own = [[sum(k[i]) / (n - 2) + sum(k[:, j]) / (n - 2) for j in range(n)] for i in range(n)]
-        return k, k - torch.tensor(own) + k.sum() / ((n - 1) * (n - 2))
-
-    def nearest(k, i):
-        others = sorted((j for j in range(len(k)) if j != i), key=lambda j: -float(k[i, j]))
-        return set(others[:10])
-
-    (k, kc), (m, mc) = centred(x), centred(y)
-
-    def align(a, ac, b, bc):
-        pairs = ((i, j) for i in range(40) for j in nearest(a, i) & nearest(b, i))
-        return float(sum(ac[i, j] * bc[i, j] for i, j in pairs))
-
-    expected = align(k, kc, m, mc) / (align(k, kc, k, kc) * align(m, mc, m, mc)) ** 0.5
-    assert 0.05 < expected < 0.95
-    assert cknna(x, y) == pytest.approx(expected, abs=1e-9)
-
-
-def test_cknna_by_hand():
-    """Two pairs; beside them 0°, 0°, 60°, 180°: 1 and 2 are near in both, 3 is near 4 in one alone.
-
-    Centred: 2/3 within pairs; 1/3 for 1-2 and 3-4, -1/6 else.
-    """
-    x = torch.tensor([[1.0, 0], [2, 0], [0, 1], [0, 3]])
-    angles = torch.tensor([0, 0, 60, 180]).deg2rad()
-    y = torch.stack([angles.cos(), angles.sin()], dim=1)
-    assert cknna(x, y, neighbours=1) == pytest.approx(3 / 13**0.5, abs=1e-6)
-    assert cknna(x, x[[0, 2, 1, 3]], neighbours=1) == 0  # no pair is shared
+def test_cknna_is_that_of_its_authors(data):
+    """Numbers that their code (minyoungg/platonic-rep, metrics.py, unbiased) gave."""
+    x, y = data
+    waves = (
+        np.sin(np.arange(60.0).reshape(20, 3) ** 2),
+        np.cos(np.arange(40.0).reshape(20, 2) ** 1.5),
+    )
+    a, b = map(torch.from_numpy, waves)
+    theirs = {2: 0.22041714519822728, 5: 0.40208755793641615, 10: 0.46703128229520074}
+    assert {k: cknna(a, b, neighbours=k) for k in theirs} == pytest.approx(theirs, abs=1e-12)
+    theirs = {2: 0.02417093331, 10: 0.08513474230, 50: 0.24936844817, 399: 0.36156500664}
+    assert {k: cknna(x, y, neighbours=k) for k in theirs} == pytest.approx(theirs, abs=1e-9)
 
 
 def test_what_cknna_does_not_see(data):
@@ -125,11 +104,11 @@ def test_what_cknna_does_not_see(data):
     turned = torch.linalg.qr(torch.randn(12, 12, dtype=torch.float64))[0]
     sizes = torch.rand(400, 1, generator=torch.Generator().manual_seed(2)) + 0.1
     order = torch.randperm(400, generator=torch.Generator().manual_seed(3))
-    assert cknna(x, x) == pytest.approx(1)
+    assert cknna(x, x) == pytest.approx(1, rel=1e-2)
     assert cknna(sizes * x, 3 * y.double()) == pytest.approx(cknna(x, y), abs=1e-6)
     assert cknna(x.double() @ turned, y) == pytest.approx(cknna(x, y), abs=1e-6)
     assert cknna(x[order], y[order]) == pytest.approx(cknna(x, y), abs=1e-9)
-    assert abs(cknna(x, y[order])) < 0.1 < cknna(x, y)
+    assert abs(cknna(x, y[order])) < 0.03 < cknna(x, y)
     assert cknna(torch.ones(400, 3), y) == 0
     with pytest.raises(ValueError, match="10 neighbours of 10"):
         cknna(x[:10], y[:10])

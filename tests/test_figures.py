@@ -89,7 +89,9 @@ def test_the_probe_holds_tokens_beside_an_encoder(run_sra2, run, digits_folder, 
     found = run_sra2(*common, "--data", "with.h5", "--times", "0", "--json")
     (first, *_) = json.loads(found.stdout)["results"][0]["rows"]
     assert first["encoder_cknna"] == pytest.approx(expected, abs=1e-6)
-    assert first["cknna"] == pytest.approx(1)  # the input without noise is the VAE's feature
+    assert first["cknna"] == pytest.approx(
+        1, rel=1e-4
+    )  # the input without noise is the VAE's feature
     assert "encoder_cknna" not in x0["results"][0]["rows"][0]
     shown = run_sra2(*common, "--data", "with.h5").stdout
     assert "CKNNA with the VAE feature" in shown and "dinov2-tiny" in shown
