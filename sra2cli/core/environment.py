@@ -8,20 +8,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sra2cli import __version__
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
     """Versions, hardware and git state, for every result file; `device` is the one used."""
+    import torch  # late: `sra2 doctor` says where it is broken
+
     cuda = device.startswith("cuda")
     return {
         "sra2": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if cuda else _cpu_name(),
+        "device": torch.cuda.get_device_name(device) if cuda else cpu_name(),
         "cpus": os.cpu_count(),
         "git": _git_state(),
         "command": command_line(),
@@ -34,13 +34,22 @@ def command_line() -> str:
     return shlex.join(["sra2" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     """Model name of the processor, where the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
         return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
     except (OSError, StopIteration, IndexError):
         return platform.processor() or "cpu"
+
+
+def memory_limit() -> int | None:
+    """Bytes that this process's control group may use (Linux, version 2); None: no limit."""
+    try:
+        text = Path("/sys/fs/cgroup/memory.max").read_text("utf-8").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None
 
 
 def _git_state() -> str | None:

@@ -37,7 +37,7 @@ def inception_extractor(weights: Path | None = None, *, device: str = "cpu") -> 
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    path = weights or Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
+    path = weights or default_file()
     data, digest = read_weights(path)
     try:
         # The very bytes that were checked: torch-fidelity unpickles without any restriction.
@@ -73,6 +73,11 @@ def inception_extractor(weights: Path | None = None, *, device: str = "cpu") -> 
         run,
         about={"weights": str(path), "through": "torch-fidelity inception-v3-compat"},
     )
+
+
+def default_file() -> Path:
+    """Where torch-fidelity keeps them."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
 
 
 def read_weights(path: Path) -> tuple[bytes, str]:
