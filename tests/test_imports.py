@@ -18,7 +18,7 @@ FLOORS = [  # lowest first; wings of one floor do not import each other
     {"evaluation", "figures"},
     {"training"},
     {"reports", "first_stages"},
-    {"tables", "demo", "doctor"},
+    {"tables", "demo", "doctor", "suggest"},
     {"cli"},
 ]
 LIBRARIES = {  # heavy libraries, and the files that may import them

@@ -18,6 +18,7 @@ try:
         report,
         runs,
         sample,
+        suggest,
         train,
         vae,
     )
@@ -39,6 +40,7 @@ __all__ = [
     "report",
     "runs",
     "sample",
+    "suggest",
     "train",
     "vae",
 ]
