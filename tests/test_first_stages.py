@@ -266,9 +266,9 @@ def test_mirrored_images_are_drawn_by_step(digits_folder):
         (("--perceptual", 0.1), "--perceptual WEIGHT and --features ENCODER go together"),
         (("--features", "x"), "--perceptual WEIGHT and --features ENCODER go together"),
         (("--fold-statistics", "--one-scale"), "give one of them"),
-        (("--kl", -1), "'kl' must not be negative"),
-        (("--held-out", 1), "'held_out' lies in [0, 1)"),
-        (("--lr", "inf"), "'lr'"),
+        (("--kl", -1), "--kl must not be negative"),
+        (("--held-out", 1), "--held-out lies in [0, 1)"),
+        (("--lr", "inf"), "--lr"),
     ],
 )
 def test_settings_that_are_refused(options, message, run_sra2):
@@ -328,7 +328,7 @@ def test_defaults_of_the_command_are_those_of_the_settings():
             assert defaults[name] == value, name
     assert settings.checked({"resolution": 64}).latent == (4, 16, 16)
     assert settings.checked({"resolution": 256}).latent == (4, 32, 32)
-    with pytest.raises(SetupError, match="'steps'"):
+    with pytest.raises(SetupError, match="--steps"):
         settings.checked({"steps": 0})
 
 

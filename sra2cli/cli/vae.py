@@ -25,7 +25,7 @@ def vae(
     crop: Annotated[str, o.what("adm-center or uvit-center, as of extract.")] = "adm-center",
     held_out: Annotated[float, o.what("Part of the images that is kept for judging.")] = 0.05,
     limit: Annotated[
-        int | None, o.what("Read so many images at most. [default: 2 GB of pixels]")
+        int | None, o.what("Read so many images at most. [default: 1 GB of pixels]")
     ] = None,
     flip: Annotated[bool, o.what("Mirror images at random.", "--flip")] = False,
     widths: Annotated[

@@ -11,7 +11,7 @@ from sra2cli.data.sources import Source
 from sra2cli.extraction.decode import Chunks, decoded, default_workers, worker_deaths
 from sra2cli.first_stages.settings import VaeSettings
 
-MOST = 2 << 30  # bytes of pixels, unless a limit is given
+MOST = 1 << 30  # bytes of pixels, unless a limit is given: in memory they are there twice
 ENOUGH = 1000  # images for judging
 TOGETHER = 16  # images that a worker decodes at a time
 
@@ -68,13 +68,15 @@ def load(source: Source, wanted: VaeSettings, *, workers: int | None = None) -> 
     parts = [rows[k : k + TOGETHER] for k in range(0, len(rows), TOGETHER)]
     chunks = Chunks(source, parts, wanted.resolution, crop=wanted.crop)
     count = default_workers(1, accelerator=True) if workers is None else workers
-    values: list[np.ndarray] = []
+    side, good = wanted.resolution, 0
+    images = np.empty((len(rows), side, side, 3), np.uint8)
     rejected: dict[int, str] = {}
     with worker_deaths(), console.progress("decode", len(rows)) as bar:
         for chunk in decoded(chunks, workers=count):
             if chunk.gone:
                 raise DataError(f"{chunk.gone}: run the same command again when it is back")
-            values += [chunk.values] if chunk.rows else []
+            images[good : good + len(chunk.rows)] = chunk.values if chunk.rows else 0
+            good += len(chunk.rows)
             rejected |= chunk.rejected
             bar.advance(len(chunk))
     if rejected:
@@ -83,11 +85,11 @@ def load(source: Source, wanted: VaeSettings, *, workers: int | None = None) -> 
             f"{len(rejected):,} images cannot be read and are left out, as "
             f"{source.names[first]}: {rejected[first]}"
         )
-    if not values:
+    if not good:
         raise DataError(f"none of the images of {source.root} can be read")
-    images = np.concatenate(values)
+    images = images[:good]
     held = held_out_of(len(images), wanted.held_out)
     if held.all():
         raise DataError(f"{source.root}: {len(images)} images, and none is left to train on")
-    digest = hashlib.blake2b(images.tobytes(), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(images.data, digest_size=16).hexdigest()
     return Pixels(images[~held], images[held], digest)

@@ -33,7 +33,7 @@ class VaeSettings:
             1 - cosine of patch tokens of the image encoder `features`.
         flip: mirror images at random.
         held_out: the part of the images that is kept for judging. limit: images that are read at
-            most, evenly over all; None: as many as 2 GB of pixels hold.
+            most, evenly over all; None: as many as 1 GB of pixels holds.
         fold_statistics: put mean and deviation of each latent channel into the convolutions beside
             the latent. one_scale: one number for all channels, without a shift. Neither: they are
             written to the config, a number a channel.
@@ -94,7 +94,10 @@ def checked(given: dict[str, Any]) -> VaeSettings:
     try:
         wanted = read_record(VaeSettings, given)
     except ValueError as error:
-        raise SetupError(str(error)) from None
+        said = str(error)
+        for name in VaeSettings.__dataclass_fields__:
+            said = said.replace(f"'{name}'", f"--{name.replace('_', '-')}")
+        raise SetupError(said) from None
     if not wanted.widths:
         wanted = replace(wanted, widths=WIDTHS[4 if wanted.resolution <= SMALL else 8])
     odd = [width for width in wanted.widths if width % GROUPS]
