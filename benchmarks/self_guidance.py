@@ -7,7 +7,7 @@ cost: sampling of B/2 with random weights, guided and plain in turns in one proc
 sweep: fd of {none, self, classifier-free, both} over scales, at equal multiply-accumulates per
 image: all have what 25 plain Euler steps take, so those with dearer steps take fewer. `both` is
 self-guidance with classifier-free guidance at the scale CFG. The runs are those of `sra2 ablate
-methods` (OUT/runs/sra2-seed0 and so on), of classes; the emoji's 1,000 images, the digits' 500.
+methods` (OUT/runs/sra2-seed0 and so on), of classes; 500 images a point.
 Prints tables and writes benchmarks/results/self-guidance-*.json.
 """
 
@@ -38,7 +38,7 @@ from sra2cli.training.objective import build_heads
 SCALES = (0.8, 1.2, 1.4, 1.8)
 CFG = 1.4  # beside self-guidance, in `both`; fixed before anything was drawn
 BUDGET = 25  # plain evaluations for one image, as fd-digits is defined
-DRAWN = {"digits": ("fd-digits", 500), "emoji": ("fd-emoji", 1000)}
+DRAWN = {"digits": ("fd-digits", 500), "emoji": ("fd-emoji", 500)}
 
 
 def head_share(wanted: Recipe) -> float:
