@@ -18,7 +18,7 @@ FLOORS = [  # lowest first; wings of one floor do not import each other
     {"evaluation", "figures"},
     {"training"},
     {"reports", "first_stages"},
-    {"tables", "demo", "doctor", "suggest"},
+    {"tables", "demo", "doctor", "suggest", "publish"},
     {"cli"},
 ]
 LIBRARIES = {  # heavy libraries, and the files that may import them
@@ -26,7 +26,7 @@ LIBRARIES = {  # heavy libraries, and the files that may import them
     "torchvision": set(),
     "torch_fidelity": {"evaluation/inception", "evaluation/dino"},
     "transformers": {"encoders/pretrained"},
-    "huggingface_hub": {"doctor/weights"},
+    "huggingface_hub": {"core/hub", "doctor/weights"},
     "accelerate": set(),  # its launcher is welcome, and needs nothing of it here
     "pyarrow": {"data/sources/parquet"},
     "matplotlib": {"core/pictures"},

@@ -19,8 +19,9 @@ from sra2cli.cli.app import (
     start_processes,
     user_errors,
 )
+from sra2cli.core import hub
 from sra2cli.core.errors import SetupError
-from sra2cli.runs.naming import split_step
+from sra2cli.runs.naming import nearest_run, split_step
 
 if TYPE_CHECKING:
     from sra2cli.data.prompts import Prompts
@@ -45,7 +46,7 @@ def evaluate(
         typer.Argument(
             metavar="SAMPLES|RUN",
             help="From `sra2 sample`; any folder, zip or tar of images; an ADM .npz. "
-            "Or a run (RUN@STEP) or checkpoint to draw from.",
+            "Or a run (RUN@STEP) or checkpoint (by path or hub name, hf:ORG/NAME) to draw from.",
         ),
     ],
     ref: o.Ref = None,
@@ -191,7 +192,7 @@ def refuse_drawing(ctx: typer.Context, samples: Path) -> None:
     from sra2cli.data.sources import is_pattern
 
     if not samples.exists() and not is_pattern(samples):
-        raise SetupError(f"no run, checkpoint or samples at {samples}")
+        raise SetupError(f"no run, checkpoint or samples at {samples}{nearest_run(samples)}")
     refuse_given(ctx, DRAWING, f"is for a run or checkpoint; {samples} holds samples")
 
 
@@ -225,6 +226,8 @@ def of_images(
 def is_network(path: Path) -> bool:
     """A run folder or a checkpoint, rather than samples."""
     path, _ = split_step(path)
+    if hub.is_name(path):
+        return True
     if path.is_dir():
         marks = ("recipe.yaml", "checkpoint.json", "model.safetensors")
         return any((path / name).exists() for name in marks)

@@ -31,8 +31,8 @@ def sample(
         list[Path],
         typer.Argument(
             metavar="RUN|CHECKPOINT...",
-            help="A run (RUN@STEP: of that step) or a checkpoint of SiT, REPA, SRA or ours; "
-            "several with --grid.",
+            help="A run (RUN@STEP: of that step) or a checkpoint of SiT, REPA, SRA or ours, by "
+            "path or hub name (hf:ORG/NAME[/FILE][@REVISION]); several with --grid.",
         ),
     ],
     num: o.Num = None,

@@ -20,7 +20,8 @@ def train(
         Path | None, o.what("REPA: the store's images, to run the encoder while training.")
     ] = None,
     init: Annotated[
-        Path | None, o.how("Start from these weights: a run, or a checkpoint of SiT, REPA, SRA.")
+        Path | None,
+        o.how("Start from these weights: a run, a checkpoint of SiT, REPA, SRA, or hf:ORG/NAME."),
     ] = None,
     num_heads: o.NumHeads = None,
     kind: o.Kind = None,

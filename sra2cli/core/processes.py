@@ -146,6 +146,11 @@ _active: Group | None = None  # of the command that is running, if it is one of 
 _started = False  # whether a command of ours started this process
 
 
+def active() -> Group:
+    """The processes of the command that is running; one where there are no others."""
+    return _active or Group()
+
+
 def peer_lost(error: RuntimeError) -> PeerLostError | None:
     """The line for what torch raises where another process has gone; None: it is something else."""
     from torch import distributed

@@ -105,7 +105,7 @@ class NetworkJudge:
             parts.fill(drawing, group)
             group.wait()
             if group.main:
-                fake, seen = parts.collect(str(source), labels, prompts)
+                fake, seen = parts.collect(str(drawing.source), labels, prompts)
                 row = judged.result(seen, fake, labels=labels, how=about)
                 row |= {"file": str(file), "asked": asked}
                 write_json(file, row)
@@ -116,9 +116,9 @@ class NetworkJudge:
 
 
 def results_folder(network: Network) -> Path:
-    """RUN/evals; for checkpoints of others, which may lie side by side, one of their own."""
+    """RUN/evals; for files, which may lie side by side, one of their own."""
     samples = network.samples
-    return samples.with_name("evals" if network.store else f"{samples.name}-evals")
+    return samples.with_name("evals" if network.run else f"{samples.name}-evals")
 
 
 def digest_of(asked: dict[str, Any]) -> str:

@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sra2cli.core import console, pictures, processes
+from sra2cli.core import console, hub, pictures, processes
 from sra2cli.core.errors import SetupError
 from sra2cli.core.files import write_json
 from sra2cli.evaluation.judging import Judging
 from sra2cli.evaluation.network_judge import NetworkJudge, digest_of
 from sra2cli.evaluation.scores import with_accuracy
 from sra2cli.models.build import shape_of
+from sra2cli.runs.exported import store_known
 from sra2cli.runs.naming import split_step
 from sra2cli.runs.run import Run
 from sra2cli.sampling.opening import Options
@@ -111,6 +112,7 @@ def judge(
     judging.check()
     with processes.group(device) as group:
         source, step = split_step(source, options.step)
+        source = hub.pinned(source, offline=options.offline)  # one state of it for all points
         options = replace(options, step=step)
         if options.step is not None and any(point.step is not None for point in wanted):
             raise SetupError("give the step once: RUN@STEP or --step")
@@ -155,11 +157,9 @@ def refuse_early(source: Path, wanted: Sequence[Point], options: Options) -> Non
 
 
 def first_stage_known(source: Path) -> str | None:
-    """Fingerprint of the first stage that a run was trained on; None for files of others."""
-    for folder in (source, *source.absolute().parents[:3]):  # of a checkpoint inside a run, too
-        if (folder / "recipe.yaml").is_file():
-            return Run(folder).store_info.vae_fingerprint
-    return None
+    """Fingerprint of the first stage of what a source was trained on; None: not known."""
+    store = store_known(source)
+    return None if store is None else store.vae_fingerprint
 
 
 def newest_step(source: Path) -> int | None:

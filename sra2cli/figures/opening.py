@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sra2cli.core import hub
 from sra2cli.core.errors import SetupError
 from sra2cli.runs.naming import split_step
 from sra2cli.runs.network import Network
@@ -32,6 +33,7 @@ class What:
 
 def opened(source: Path, what: What) -> tuple[Path, Network]:
     """A network on its device, and its run or file without a step."""
+    source = hub.pinned(source, offline=what.options.offline)
     network = what.options.open(source)
     network.model.to(what.device)
     return split_step(source)[0], network
@@ -50,7 +52,7 @@ def chosen_blocks(
 
 
 def default_file(source: Path, network: Network, kind: str) -> Path:
-    """Inside a run; beside a checkpoint of others."""
-    if network.store is None:
-        return source.with_name(f"{source.stem}-{kind}.png")
-    return network.samples.parent / "figures" / f"{kind}-step{network.step or 0:07d}.png"
+    """Inside a run; beside a file; of a hub name, here."""
+    if network.run is None:
+        return network.samples.with_name(f"{hub.title(source)}-{kind}.png")
+    return network.run / "figures" / f"{kind}-step{network.step or 0:07d}.png"

@@ -120,14 +120,17 @@ def images_of(
     if label is not None and image is None:
         raise SetupError("--label is the class of --image")
     shape = network.model.shape
-    if image is not None and what.data is None and network.store is None:
+    if image is not None and what.data is None and network.run is None:
         shown = encoded(image, vae, network, label)
         return shown, shown
     store = store_of(source, network, what.data)
     vae.check_store(store.info, str(store.path))  # its scale and shift are now those of the store
-    shown = stored(store, [index], shape) if image is None else encoded(image, vae, network, label)
+    offline = what.options.offline
     rows = np.linspace(0, len(store) - 1, min(FITTED, len(store))).astype(int)
-    return shown, stored(store, rows.tolist(), shape)
+    fitted = stored(store, rows.tolist(), shape, offline=offline)
+    if image is not None:
+        return encoded(image, vae, network, label), fitted
+    return stored(store, [index], shape, offline=offline), fitted
 
 
 def pixels(z: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from sra2cli.figures.neighbours import NEIGHBOURS, cknna
 from sra2cli.figures.opening import What, chosen_blocks, default_file, opened
 from sra2cli.figures.tokens import Latents, noised, store_of, stored, tokens
 from sra2cli.models.layers import patchify
-from sra2cli.runs.naming import title_of
+from sra2cli.runs.naming import name_of, title_of
 from sra2cli.runs.network import Network
 
 LEAST = NEIGHBOURS + 2  # images of a probe
@@ -57,7 +57,7 @@ def probe(
         if count < LEAST:
             raise SetupError(f"a probe needs {LEAST} images, not {count}: --num, or another --data")
         rows = np.linspace(0, len(store) - 1, count).astype(int)
-        latents = stored(store, rows.tolist(), shape)
+        latents = stored(store, rows.tolist(), shape, offline=what.options.offline)
         targets = {VAE: patchify(latents.z, shape.patch)}
         about: dict[str, Any] = {"store": str(store.path), "images": count}
         if asked is not None:
@@ -70,7 +70,7 @@ def probe(
         files.append(default_file(source, network, "probe"))
         panels.append((name, [INPUT, *blocks], table))
         results.append({"source": name, **about, "neighbours": NEIGHBOURS, "rows": table})
-    together = "-".join(["probe", *(source.name for source in sources)]).replace("@", "-")
+    together = "-".join(["probe", *(name_of(source) for source in sources)]).replace("@", "-")
     file = out or (files[0] if len(files) == 1 else files[0].with_name(f"{together}.png"))
     file.parent.mkdir(parents=True, exist_ok=True)
     measures = [("r2", "R² of the VAE feature, by a linear probe")]

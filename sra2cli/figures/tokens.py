@@ -45,9 +45,9 @@ def store_of(source: Path, network: Network, data: Path | None) -> Store:
         SetupError: neither is there, or it does not fit.
     """
     if data is None:
-        if network.store is None:
-            raise SetupError(f"{source} does not say what it was trained on: give a store, --data")
-        data = Path(Run(network.samples.parent).about["store"]["path"])
+        if network.run is None:
+            raise SetupError(f"{source} does not say where its store lies: give one, --data")
+        data = Path(Run(network.run).about["store"]["path"])
         if not data.is_file():
             raise SetupError(f"the store of {source} is no longer at {data}: give it with --data")
     store, config = Store(data), network.model.shape
@@ -75,7 +75,7 @@ def store_of(source: Path, network: Network, data: Path | None) -> Store:
     return store
 
 
-def stored(store: Store, rows: Sequence[int], shape: Shape) -> Latents:
+def stored(store: Store, rows: Sequence[int], shape: Shape, *, offline: bool = False) -> Latents:
     """Latents of some rows of a store, for a network of this shape."""
     wrong = next((row for row in rows if not 0 <= row < len(store)), None)
     if wrong is not None:
@@ -85,15 +85,16 @@ def stored(store: Store, rows: Sequence[int], shape: Shape) -> Latents:
     z = scaled_latents(moments, None, scale=store.info.scale, shift=store.info.shift)
     check_finite({"latents": z}, str(store.path))
     feature = store.read(CLASS_FEATURE, at).float() if shape.class_width else None
-    return Latents(z, _told(store, at, shape), [store.names[row] for row in rows], feature)
+    told = _told(store, at, shape, offline)
+    return Latents(z, told, [store.names[row] for row in rows], feature)
 
 
-def _told(store: Store, rows: np.ndarray, shape: Shape) -> Condition:
+def _told(store: Store, rows: np.ndarray, shape: Shape, offline: bool) -> Condition:
     """The labels of some rows, or the first caption of each."""
     scalars = np.zeros((len(rows), clock.SCALARS), np.float32)
     told = CONDITIONS[shape.condition].of_rows(store, rows, None, scalars, shape)
     if told.text is not None and told.text.dim() == 2:
-        encoder = text_encoder_of(store.info, device="cpu", offline=False)
+        encoder = text_encoder_of(store.info, device="cpu", offline=offline)
         return Condition(text=encoder.encode(told.text))
     return told.map(lambda x: x.float() if x.is_floating_point() else x.long())
 

@@ -15,9 +15,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from sra2cli.core import hub
 from sra2cli.core.errors import DataError, SetupError
 
-WEIGHTS = "model.safetensors"  # in a folder with one network
+WEIGHTS = hub.WEIGHTS  # in a folder with one network
 SHARD = re.compile(r"-\d+-of-\d+\.(safetensors|bin|pt)$|\.index\.json$")
 JOIN = (  # with the files of a folder
     'python -c "import glob, torch; from safetensors.torch import load_file; torch.save({{k: v '

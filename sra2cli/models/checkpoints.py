@@ -7,7 +7,7 @@ training (sit_checkpoints).
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,7 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sra2cli.config.settings import PathKind
+from sra2cli.core import hub
 from sra2cli.core.errors import DataError, SetupError
+from sra2cli.core.files import write_json
 from sra2cli.models import checkpoint_files, families, sit_checkpoints, training_args
 from sra2cli.models.build import BACKBONES, filled, from_record, record_of
 from sra2cli.models.checkpoint_files import WEIGHTS
@@ -36,6 +38,7 @@ class Loaded:
     path: the path it was trained on; linear unless the file says otherwise.
     assumed: what was taken for granted of a foreign file; "" for ours. unsure: it may be wrong.
     statistics: scale and shift of its latents, where the file holds them (REPA-E).
+    said: metadata of the file, where it is one of ours.
     """
 
     model: Backbone
@@ -45,6 +48,7 @@ class Loaded:
     assumed: str = ""
     unsure: bool = False
     statistics: Statistics | None = None
+    said: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_model(source: str | Path | Mapping[str, Any], *, num_heads: int | None = None) -> Backbone:
@@ -58,15 +62,18 @@ def load(
     num_heads: int | None = None,
     weights: Literal["ema", "model"] = "ema",
     kind: str | None = None,
+    offline: bool = False,
 ) -> Loaded:
     """Open a checkpoint of SiT, REPA, SRA or ours.
 
     Args:
-        source: a .pt or .safetensors file, a folder made by `export`, or a loaded checkpoint.
+        source: a .pt or .safetensors file, a folder made by `export`, a hub name
+            (hf:ORG/NAME[/FILE][@REVISION]), or a loaded checkpoint.
         num_heads: attention heads. They are not in a state dict: needed for sizes that are not in
             the table (S, B, L, XL).
         weights: which to take where the file holds both. A file without EMA gives what it has.
         kind: what a foreign file is to be taken for, of `KINDS`, where it does not say itself.
+        offline: a hub name is looked up in the cache alone.
 
     Returns:
         The network in eval mode, float32, on the CPU.
@@ -82,7 +89,7 @@ def load(
         name, content = "the state dict", dict(source)
     else:
         name = str(source)
-        content, about = checkpoint_files.read(Path(source))
+        content, about = checkpoint_files.read(hub.local(Path(source), offline=offline))
     found, network = _network(content, weights, name)
     state = plain_keys(network, name)
     model = from_record(_record(about, name), state, name)
@@ -92,7 +99,7 @@ def load(
         path = about.get("path", "linear")
         if path not in get_args(PathKind):
             raise DataError(f"{name} says that its path is '{path}', which this sra2 does not know")
-        return Loaded(model, "sra2", found, path)  # type: ignore[arg-type]
+        return Loaded(model, "sra2", found, path, said=about)  # type: ignore[arg-type]
     args = training_args.plain_args(content, about)
     statistics = statistics_of({k: v for k, v in state.items() if k.startswith(NORM)}, name)
     state = {k: v for k, v in state.items() if not k.startswith(NORM)}
@@ -110,13 +117,25 @@ def metadata(model: Backbone, path: PathKind) -> dict[str, str]:
     return {**{kind: json.dumps(c) for kind, c in record_of(model).items()}, "path": path}
 
 
-def export(model: Backbone, folder: Path, *, path: PathKind = "linear") -> None:
-    """Write model.safetensors and config.json; `load` reads them back."""
+def export(
+    model: Backbone,
+    folder: Path,
+    *,
+    path: PathKind = "linear",
+    told: Mapping[str, Any] | None = None,
+) -> None:
+    """Write model.safetensors and config.json, which is there when both are whole; `load` reads
+    them back.
+
+    Args:
+        told: more that both are to say, plain values by name (see runs.exported).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS, metadata=metadata(model, path))
-    about = {"kind": model.kind, **model.config.to_dict(), "path": path}
-    (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    more = {name: json.dumps(value) for name, value in (told or {}).items()}
+    save_file(tensors, folder / WEIGHTS, metadata={**metadata(model, path), **more})
+    about = {"kind": model.kind, **model.config.to_dict(), "path": path, **(told or {})}
+    write_json(folder / CONFIG, about, indent=2)
 
 
 def plain_keys(state: Mapping[str, Tensor], name: str = "the state dict") -> StateDict:

@@ -1,6 +1,6 @@
 """Opening a trained network: a run, a checkpoint inside one, or a file of others."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from sra2cli.align import Alignment, build
 from sra2cli.config.settings import PathKind, Recipe
-from sra2cli.core import console
+from sra2cli.core import console, hub
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.files import file_digest, utf8
 from sra2cli.data.store_info import StoreInfo
@@ -18,6 +18,7 @@ from sra2cli.models.build import from_record
 from sra2cli.models.checkpoint_files import WEIGHTS, refuse_parts
 from sra2cli.models.contract import Backbone, Shape
 from sra2cli.models.statistics import Statistics
+from sra2cli.runs import exported
 from sra2cli.runs.naming import split_step
 from sra2cli.runs.run import CHECKPOINT_META, Checkpoint, Run, read_checkpoint
 
@@ -28,7 +29,8 @@ Weights = Literal["ema", "model"]
 class Network:
     """What images are drawn from. about: what identifies it; samples: where they go by default;
     statistics: scale and shift of its latents, where a file of others holds them; guide: the method
-    whose head can guide it, where that was asked for."""
+    whose head can guide it, where that was asked for; run: the folder it lies in, if it is a run's.
+    """
 
     model: Backbone
     path: PathKind
@@ -38,6 +40,7 @@ class Network:
     store: StoreInfo | None = None
     statistics: Statistics | None = None
     guide: Alignment | None = None
+    run: Path | None = None
 
     def other_data(self, info: StoreInfo) -> str | None:
         """In what a store differs from what it was trained on; None: in nothing that is known.
@@ -71,37 +74,32 @@ def open_network(
     weights: Weights = "ema",
     num_heads: int | None = None,
     kind: str | None = None,
+    offline: bool = False,
     verify: bool = True,
     guide: bool = False,
 ) -> Network:
     """A run's checkpoint (RUN@STEP: of that step), or a file of SiT, REPA, SRA or ours.
 
     Args:
+        source: also a hub name; of several processes all must open it.
         kind: what a foreign file is to be taken for, where its name says otherwise.
+        offline: a hub name is looked up in the cache alone.
         verify: False in processes that read what another of them verifies.
         guide: with a head that can guide it; SetupError where there is none.
     """
     source, step = split_step(utf8(source), step)
+    source = hub.pinned(source, offline=offline)
+    named = hub.is_name(source)  # a file in the hub's cache
     folder = source if source.is_dir() else source.parent
     saved = (folder / CHECKPOINT_META).exists()  # a checkpoint inside a run
+    alone = not saved and (named or source.is_file() or (source / WEIGHTS).is_file())
     stem = source.stem if source.is_file() else None
-    if step is not None and (saved or source.is_file()):
+    if step is not None and (saved or named or source.is_file()):
         raise SetupError(f"--step chooses a checkpoint of a run; {source} is a checkpoint")
-    if not saved and guide and (source.is_file() or (source / WEIGHTS).is_file()):
+    if alone and guide:
         raise SetupError(f"--self-guidance needs a run's own head: {source} is a network alone")
-    if not saved and (source.is_file() or (source / WEIGHTS).is_file()):
-        loaded = checkpoints.load(source, num_heads=num_heads, weights=weights, kind=kind)
-        if loaded.assumed:
-            tell = console.warn if loaded.unsure else console.say
-            tell(f"{source}: {loaded.assumed}")
-        file = source if source.is_file() else source / WEIGHTS
-        about: dict[str, Any] = {
-            "kind": loaded.kind,
-            "weights": loaded.weights,
-            "checkpoint": file_digest(file),
-        }
-        samples = source.parent / f"{source.stem}-samples"
-        return Network(loaded.model, loaded.path, about, samples, statistics=loaded.statistics)
+    if alone:
+        return of_file(source, weights, num_heads, kind)
     if saved:
         source, checkpoint = folder.absolute().parent.parent, read_checkpoint(folder, verify=verify)
         weights = stem if stem in ("ema", "model") else weights  # type: ignore[assignment]
@@ -111,11 +109,47 @@ def open_network(
             refuse_parts(source)
         run = Run(source)
         checkpoint = run.checkpoint(step, verify=verify)
+    return of_run(run, checkpoint, weights, guide=guide)
+
+
+def of_file(source: Path, weights: Weights, num_heads: int | None, kind: str | None) -> Network:
+    """A network alone: a file, a folder with one, or a hub name that is in the cache.
+
+    One that `sra2 export` made says what its run was trained on.
+    """
+    loaded = checkpoints.load(source, num_heads=num_heads, weights=weights, kind=kind)
+    if loaded.assumed:
+        tell = console.warn if loaded.unsure else console.say
+        tell(f"{source}: {loaded.assumed}")
+    file = hub.local(source)
+    about: dict[str, Any] = {
+        "kind": loaded.kind,
+        "weights": loaded.weights,
+        "checkpoint": file_digest(file / WEIGHTS if file.is_dir() else file),
+    }
+    beside = Path() if hub.is_name(source) else source.parent
+    found = Network(
+        loaded.model,
+        loaded.path,
+        about,
+        beside / f"{hub.title(source)}-samples",
+        statistics=loaded.statistics,
+    )
+    said = exported.read(loaded.said, str(source))
+    if said is None:
+        return found
+    store, origin = said
+    about |= {name: origin[name] for name in ("recipe", "method", "step", "weights")}
+    return replace(found, step=origin["step"], store=store)
+
+
+def of_run(run: Run, checkpoint: Checkpoint, weights: Weights, *, guide: bool) -> Network:
+    """A checkpoint inside a run."""
     name = str(checkpoint.path / f"{weights}.safetensors")
     model = from_record(checkpoint.meta, checkpoint.weights(weights), name)
     if model is None:
         raise DataError(f"{checkpoint.path} holds a network that this sra2 does not know")
-    about = {
+    about: dict[str, Any] = {
         "kind": "sra2",
         "recipe": run.recipe.name,
         "method": run.recipe.method,
@@ -131,10 +165,11 @@ def open_network(
         model,
         run.recipe.path.kind,
         about,
-        source / "samples",
+        run.path / "samples",
         checkpoint.step,
         run.store_info,
         guide=head,
+        run=run.path,
     )
 
 

@@ -32,7 +32,7 @@ from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.files import file_digest, utf8
 from sra2cli.core.finite import check_finite
 from sra2cli.data.store_info import StoreInfo
-from sra2cli.runs.naming import folder_name, step_of
+from sra2cli.runs.naming import folder_name, nearest_run, step_of
 from sra2cli.runs.rows import RowRecord
 
 CHECKPOINT_META, TRAINING, EMA = "checkpoint.json", "training.pt", "ema.safetensors"
@@ -167,7 +167,9 @@ class Run:
         self.recipe_file = path / "recipe.yaml"
         self.metrics_file = path / "metrics.jsonl"
         if not self.recipe_file.is_file():
-            why = "no recipe.yaml in it" if path.exists() else "no such folder"
+            why = "no recipe.yaml in it"
+            if not path.exists():
+                why = f"no such folder{nearest_run(path)}"
             raise SetupError(f"{path} is not a run folder: {why}")
         self.recipe = recipe.load(str(self.recipe_file))
 

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from sra2cli.core import pictures, processes
-from sra2cli.core.errors import SetupError
-from sra2cli.runs.naming import split_step, title_of
-from sra2cli.runs.run import Run
+from sra2cli.core import hub, pictures, processes
+from sra2cli.runs.exported import store_known
+from sra2cli.runs.naming import name_of, split_step, title_of
 from sra2cli.sampling.folder import drawn_image, record_of
 from sra2cli.sampling.opening import Options
 from sra2cli.sampling.sample import sample
@@ -43,7 +42,8 @@ def compare(
         if group.main:
             about = record_of(folder) or {}
             names = pictures.titles(about.get("prompts") or ())
-            names = names or class_names(split_step(sources[0])[0], about.get("labels"))
+            first = hub.pinned(split_step(sources[0])[0], offline=options.offline)
+            names = names or class_names(first, about.get("labels"))
             pictures.labelled_rows(rows, names, picture)
     return {
         "picture": str(picture),
@@ -67,7 +67,7 @@ def drawn(
     for number, source in enumerate(sources):
         path, step = split_step(source, options.step)
         chosen = replace(options, step=step)
-        folder = out / f"{number}-{path.name}{'' if chosen.step is None else f'-{chosen.step}'}"
+        folder = out / f"{number}-{name_of(path)}{'' if chosen.step is None else f'-{chosen.step}'}"
         result = sample(path, num=num, sampling=sampling, options=chosen, out=folder, device=device)
         images = [drawn_image(folder, i) for i in range(num)]
         rows.append((title_of(result, Path(result["source"]), between="\n"), images))
@@ -75,11 +75,9 @@ def drawn(
 
 
 def class_names(source: Path, labels: Sequence[int] | None) -> list[str]:
-    """What each column shows, as far as the run's store says."""
+    """What each column shows, as far as the source says what it was trained on."""
     if labels is None:
         return []
-    try:
-        names = Run(source).store_info.class_names
-    except SetupError:
-        names = []
+    store = store_known(source)
+    names = store.class_names if store else []
     return [names[k] if k < len(names) else str(k) for k in labels]

@@ -61,6 +61,7 @@ class Options:
             weights=self.weights,
             num_heads=self.num_heads,
             kind=self.kind,
+            offline=self.offline,
             verify=verify,
             guide=guide,
         )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sra2cli.core import console, pictures, processes
+from sra2cli.core import console, hub, pictures, processes
 from sra2cli.core.environment import environment
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.files import write_json
@@ -152,6 +152,7 @@ class Drawing:
 def plan(source: Path, num: int, sampling: Sampling, options: Options, group: Group) -> Drawing:
     """What is to be drawn, checked. Raises as `sample`."""
     options = options.on(group.device)
+    source = hub.pinned(source, offline=options.offline)
     network = options.open(source, verify=group.main, guide=sampling.self_guidance != 1.0)
     sampling.check(network.model.shape)
     if sampling.solver == "edm" and network.path != "linear":
@@ -179,7 +180,8 @@ def sample(
     Run again, only missing images are drawn; of several processes, each draws its share.
 
     Args:
-        source: a run folder, or a checkpoint of SiT, REPA, SRA or ours (see checkpoints.py).
+        source: a run folder, or a checkpoint of SiT, REPA, SRA or ours (see checkpoints.py), also
+            by its hub name.
 
     Raises:
         SetupError: no run or checkpoint, settings that mean nothing, or a folder of other samples.

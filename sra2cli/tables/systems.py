@@ -11,6 +11,7 @@ from typing import Any
 
 from sra2cli.config.reading import TypedDict, read_json
 from sra2cli.config.settings import Recipe
+from sra2cli.core import hub
 from sra2cli.core.errors import SetupError
 from sra2cli.core.files import file_digest
 from sra2cli.evaluation import scores
@@ -18,7 +19,8 @@ from sra2cli.evaluation.judge import Result
 from sra2cli.models import checkpoints
 from sra2cli.models.build import BACKBONES
 from sra2cli.models.checkpoint_files import WEIGHTS
-from sra2cli.runs.naming import split_step, step_of
+from sra2cli.runs import exported
+from sra2cli.runs.naming import name_of, split_step, step_of
 from sra2cli.runs.run import CHECKPOINT_META, Run
 from sra2cli.sampling.settings import chosen
 from sra2cli.tables import paper, render
@@ -135,6 +137,7 @@ def opened_all(sources: Sequence[Path], told: str, what: str, how: How) -> list[
     Raises:
         SetupError: one is neither a run nor a checkpoint, or its network is told something else.
     """
+    sources = [hub.pinned(source, offline=how.offline) for source in sources]
     names = names_of(sources)
     found = [opened(path, name, how) for path, name in zip(sources, names, strict=True)]
     other = next((system for system in found if system.told != told), None)
@@ -196,9 +199,12 @@ def row_of(label: str) -> dict[str, Any]:
 
 
 def names_of(sources: Sequence[Path]) -> list[str]:
-    """Folder or file names; whole paths where those are alike."""
-    names = [path.name for path in sources]
-    unique = [p.name if names.count(p.name) == 1 else str(p) for p in sources]
+    """Folder, file or repository names; whole ones where those are alike."""
+    names = [name_of(path) for path in sources]
+    unique = [
+        name if names.count(name) == 1 else str(path)
+        for name, path in zip(names, sources, strict=True)
+    ]
     if len(set(unique)) < len(unique):
         raise SetupError("the same run or checkpoint is given twice")
     return unique
@@ -209,7 +215,7 @@ def opened(source: Path, name: str, how: How) -> System:
     path, step = split_step(source)
     if (path / CHECKPOINT_META).exists():  # inside a run
         path, step = path.absolute().parent.parent, step_of(path)
-    if path.is_file() or (path / WEIGHTS).is_file():
+    if hub.is_name(path) or path.is_file() or (path / WEIGHTS).is_file():
         return of_file(path, name, how)
     run = Run(path)
     step = run.checkpoint().step if step is None else step
@@ -233,9 +239,13 @@ def of_file(path: Path, name: str, how: How) -> System:
     """A checkpoint of others, or one of ours without its run."""
     loaded = checkpoints.load(path, num_heads=how.num_heads, kind=how.kind)
     kind, method = loaded.model.kind, OF_FILES.get(loaded.kind, "none")
-    method = "reg" if kind == "reg" else method
-    digest = file_digest(path if path.is_file() else path / WEIGHTS)
+    said = exported.read(loaded.said, name)
+    method = "reg" if kind == "reg" else said[1]["method"] if said else method
+    file = hub.local(path)
+    digest = file_digest(file if file.is_file() else file / WEIGHTS)
     recipe = Recipe(name=name)
+    if said:
+        recipe = replace(recipe, data=replace(recipe.data, vae=said[0].vae_fingerprint))
     preset = preset_of(kind, (method,))
     if loaded.model.told == "label":
         chosen(preset).check(loaded.model.shape)

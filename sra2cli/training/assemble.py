@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sra2cli.config.settings import Recipe
-from sra2cli.core import console
+from sra2cli.core import console, hub
 from sra2cli.core.errors import SetupError
 from sra2cli.core.processes import Group
 from sra2cli.data.batches import Batches, share
@@ -96,13 +96,13 @@ def prepare(
     text_encoder = None
     if shape_of(wanted).condition == "text" and store.captions and not store.captions.has_features:
         text_encoder = text_encoder_of(store.info, device=group.device, offline=offline)
-    frozen, taught_by = frozen_network(wanted, store, verify=group.main)
+    frozen, taught_by = frozen_network(wanted, store, offline=offline, verify=group.main)
     wanted = resolve_precision(wanted, out, torch.device(group.device))
     return Training(wanted, store, indices, source, encoder, text_encoder, frozen, taught_by)
 
 
 def frozen_network(
-    wanted: Recipe, store: Store, *, verify: bool
+    wanted: Recipe, store: Store, *, offline: bool, verify: bool
 ) -> tuple[Backbone | None, Mapping[str, str] | None]:
     """The network that a method aligns with beside the EMA, and what it is; None: no method does.
 
@@ -117,14 +117,15 @@ def frozen_network(
     key = f"align.{next(n for n, s in wanted.align.items() if 'frozen' in s.needs)}.teacher"
     if not wanted.frozen:
         raise SetupError(f"--set {key}=RUN: the run or checkpoint whose tokens are the target")
-    network = open_network(Path(wanted.frozen), verify=verify)
+    source = hub.pinned(Path(wanted.frozen), offline=offline)
+    network = open_network(source, offline=offline, verify=verify)
     if network.model.shape != shape_of(wanted):
         raise SetupError(f"{key}: {wanted.frozen} is a network of another shape than the recipe's")
     if network.path != wanted.path.kind:
         raise SetupError(f"{key}: {wanted.frozen} was trained on the {network.path} path")
     if (differ := network.other_data(store.info)) is not None:
         raise SetupError(f"{key}: {wanted.frozen} was trained on other data than {differ}")
-    return network.model, {"path": wanted.frozen, "digest": network.about["checkpoint"]}
+    return network.model, {"path": str(source), "digest": network.about["checkpoint"]}
 
 
 def refuse_unbuildable(wanted: Recipe) -> None:
@@ -151,13 +152,15 @@ def start(
     kind: str | None = None,
     *,
     store: Store | None = None,
+    offline: bool = False,
 ) -> Mapping[str, str]:
     """Put the weights of `init` into the network; says what they were, and what differs.
 
     Args:
         store: what is trained on.
     """
-    network = open_network(init, num_heads=num_heads, kind=kind)
+    init = hub.pinned(init, offline=offline)
+    network = open_network(init, num_heads=num_heads, kind=kind, offline=offline)
     console.say(f"starting from {init} ({network.about['kind']}, {network.about['weights']})")
     said = start_from(objective.network, network.model)
     if said:

@@ -55,7 +55,7 @@ def plan(
     heads = sum(c.parameters for c in cost.heads.values())
     objective = training.objective()
     if init is not None:
-        start(objective, init, num_heads, kind, store=store)
+        start(objective, init, num_heads, kind, store=store, offline=offline)
     kept, seconds = measure(training, objective, device)
     per_step = seconds * settings.batch / count
     return {

@@ -33,7 +33,8 @@ def train(
     Args:
         images: what the store was made from; an image encoder then runs while training, for stores
             without its features.
-        init: weights to start from: a run, or a checkpoint of ours, SiT, REPA or SRA.
+        init: weights to start from: a run, or a checkpoint of ours, SiT, REPA or SRA, also by its
+            hub name.
         num_heads, kind: of `init`, as `checkpoints.load` takes them.
 
     Returns:
@@ -51,7 +52,9 @@ def train(
         objective = training.objective()
         begun_from = None
         if init is not None:
-            begun_from = start(objective, init, num_heads, kind, store=training.store)
+            begun_from = start(
+                objective, init, num_heads, kind, store=training.store, offline=offline
+            )
         if group.count * len(training.indices) > 1:
             console.say(
                 f"global batch {training.recipe.train.batch} = {group.count} processes x "
