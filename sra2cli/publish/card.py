@@ -1,38 +1,22 @@
 """The model card of an export: README.md, of what the run's own records say and nothing else."""
 
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, NotRequired
 
 import yaml
 
 from sra2cli import __version__
-from sra2cli.config.reading import TypedDict, read_json
 from sra2cli.core import hub
 from sra2cli.data.store_info import StoreInfo
 from sra2cli.encoders.vae import PACKAGED
-from sra2cli.evaluation.judge import Result
-from sra2cli.evaluation.scores import BETTER
+from sra2cli.reports.curves import LEAST
+from sra2cli.reports.evaluations import Evaluation, named, value
+from sra2cli.reports.evaluations import evaluations as of_runs
+from sra2cli.reports.told import tell
 from sra2cli.runs.network import Network
 from sra2cli.runs.run import Run
 from sra2cli.training.counting import parameters as count
 
 Row = tuple[str, str]
-QUIET = ("solver", "steps", "cfg", "interval", "rounding")  # said in other words, or not at all
-
-
-class How(TypedDict):
-    """How judged images were drawn."""
-
-    checkpoint: str
-    sampling: dict[str, Any]
-    precision: NotRequired[str]
-
-
-class Judged(Result):
-    """A result of `sra2 eval` of a network or of its samples, as far as it is read."""
-
-    how: How
 
 
 def parameters(network: Network) -> int:
@@ -40,67 +24,17 @@ def parameters(network: Network) -> int:
     return count(network.model)
 
 
-def evaluations(run: Run, network: Network) -> list[dict[str, Any]]:
-    """A row for each evaluation of this very checkpoint: those of `sra2 eval` that lie in the run,
-    then those made while it trained."""
-    found = []
-    files = [*run.path.glob("evals/*.json"), *run.path.glob("samples/*/eval-*.json")]
-    for file in sorted(files):
-        with suppress(OSError, ValueError):  # tables of sweeps lie there too
-            row: dict[str, Any] = read_json(file, Judged)
-            if row["how"]["checkpoint"] == network.about["checkpoint"]:
-                found.append(judged(row))
-    if network.about["weights"] == "ema":
-        events = [row for row in run.events("eval") if row["step"] == network.step]
-        found += [judged_while_training(row, run) for row in events]
-    return found
+def evaluations(run: Run, network: Network) -> list[Evaluation]:
+    """Those of this very checkpoint that lie in the run, and those made while it trained."""
+    found, _ = of_runs([tell(run.path, run.path.name, LEAST)], {})
+    return [one for one in found if of_this(one, network)]
 
 
-def judged(row: dict[str, Any]) -> dict[str, Any]:
-    names = [name for name in (*row["settings"]["metrics"], "accuracy") if name in row]
-    how, machine = row["how"], row["environment"]
-    return {
-        "numbers": numbers({name: row[name] for name in names}),
-        "images": f"{row['count']:,}",
-        "drawn": drawn(how["sampling"], how.get("precision", "fp32")),
-        "reference": plain_name(row["reference"]),
-        "made with": f"sra2 {machine.get('sra2', '?')}, torch {machine.get('torch', '?')}",
-        "warnings": row["warnings"],
-    }
-
-
-def judged_while_training(row: dict[str, Any], run: Run) -> dict[str, Any]:
-    names = run.recipe.log.eval_metrics.split(",")
-    return {
-        "numbers": numbers({name: row[name] for name in names if name in row}),
-        "images": f"{row.get('count', '?')}",
-        "drawn": drawn(row.get("sampling", {}), "fp32"),
-        "reference": plain_name(run.recipe.log.eval_ref),
-        "made with": "while training",
-        "warnings": [],
-    }
-
-
-def numbers(values: dict[str, float]) -> str:
-    """ "fid ↓ 8.3012, accuracy ↑ 91.0%"."""
-    return ", ".join(
-        f"{name} {BETTER.get(name, '')} {f'{v:.1%}' if name == 'accuracy' else f'{v:.4f}'}"
-        for name, v in values.items()
-    )
-
-
-def drawn(sampling: dict[str, Any], precision: str) -> str:
-    """A sampling record in words."""
-    parts = [f"{sampling.get('solver', '?')}, {sampling.get('steps', '?')} steps"]
-    cfg, interval = sampling.get("cfg", 1.0), sampling.get("interval", (0.0, 1.0))
-    between = f" in {interval[0]:g}:{interval[1]:g}" if list(interval) != [0.0, 1.0] else ""
-    parts.append("no guidance" if cfg == 1.0 else f"guidance {cfg:g}{between}")
-    for name, value in sampling.items():
-        if name in QUIET or value is None:
-            continue
-        said = value.get("name", value.get("digest", "")) if isinstance(value, dict) else value
-        parts.append(f"{name.replace('_', ' ')} {said}")
-    return ", ".join([*parts, precision])
+def of_this(evaluation: Evaluation, network: Network) -> bool:
+    about = network.about
+    if evaluation.setting.get("by"):  # the training judges the EMA
+        return evaluation.step == about["step"] and about["weights"] == "ema"
+    return evaluation.made.get("checkpoint") == about["checkpoint"]
 
 
 def plain_name(reference: str | None) -> str:
@@ -110,8 +44,8 @@ def plain_name(reference: str | None) -> str:
     return Path(reference).name if Path(reference).is_absolute() else reference
 
 
-def text(run: Run, network: Network, rows: list[dict[str, Any]]) -> str:
-    """The card. rows: of `evaluations`."""
+def text(run: Run, network: Network, found: list[Evaluation]) -> str:
+    """The card. found: by `evaluations`."""
     about, info = network.about, network.store
     assert info is not None
     told = network.model.told == "text"
@@ -164,7 +98,7 @@ model = load_model("FOLDER")  # v, tokens = model(x_t, t, y, taps=[8]); t = 0 is
 
 ## Evaluations
 
-{of_evaluations(rows)}
+{of_evaluations(found)}
 
 ## Licence
 
@@ -237,12 +171,15 @@ def of_data(run: Run, info: StoreInfo) -> list[Row]:
     return [*rows, ("checksums", sums)]
 
 
-def of_evaluations(rows: list[dict[str, Any]]) -> str:
-    """A line an evaluation, with the settings it was made with, then what would mislead."""
-    if not rows:
+def of_evaluations(found: list[Evaluation]) -> str:
+    """A row an evaluation, with the settings it was made with; then what would mislead."""
+    if not found:
         return "There are none of this checkpoint."
-    names = ("numbers", "images", "drawn", "reference", "made with")
-    head = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
-    lines = [f"| {' | '.join(row[name] for name in names)} |" for row in rows]
-    warnings = [f"- {w}" for w in dict.fromkeys(line for row in rows for line in row["warnings"])]
-    return "\n".join([*head, *lines, *([""] if warnings else []), *warnings])
+    lines = ["| numbers | drawn | reference | judged with |", "| --- | --- | --- | --- |"]
+    for one in found:
+        numbers = ", ".join(f"{named(name)} {value(name, v)}" for name, v in one.values.items())
+        reference = plain_name(one.setting["reference"])
+        with_what = f"{one.made.get('judged through', '–')}; {one.made.get('versions', '–')}"
+        lines.append(f"| {numbers} | {one.words} | {reference} | {with_what} |")
+    warnings = [f"- {w}" for w in dict.fromkeys(w for one in found for w in one.warnings)]
+    return "\n".join([*lines, *([""] if warnings else []), *warnings])
