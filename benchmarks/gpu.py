@@ -21,33 +21,20 @@ from common import METHODS, RESULTS, make_engine, make_store
 
 from sra2cli.core import console
 from sra2cli.core.environment import environment
-from sra2cli.training.counting import PEAK, flops_per_image
+from sra2cli.training.counting import flops_per_image
+from sra2cli.training.rates import matrix_rate, named_rate, wait
 
 MICRO = (32, 256)
 
 
-def matrix_rate(device: str, side: int) -> float:
-    """FLOP/s of a bf16 matrix product, the best of a few."""
-    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    best = 0.0
-    for _ in range(12):
-        wait(device)
-        begun = time.perf_counter()
-        for _ in range(8):
-            a @ b
-        wait(device)
-        best = max(best, 8 * 2 * side**3 / (time.perf_counter() - begun))
-    return best
-
-
-def wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-
-
 def measure(size: str, method: str, micro: int, store: Any, device: str) -> dict[str, float]:
     """Median images/s of a few runs of steps, compile and warm-up kept out."""
-    settings = [f"train.batch={micro}", "train.precision=bf16", "train.compile=true"]
+    settings = [
+        f"train.batch={micro}",
+        "train.micro_batch=null",
+        "train.precision=bf16",
+        "train.compile=true",
+    ]
     torch._dynamo.reset()  # another batch would be compiled with a size that may change
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
@@ -89,7 +76,7 @@ def main() -> None:
     result: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"rows": {}}
     result |= {"date": datetime.date.today().isoformat(), "environment": environment(device)}
     rate = matrix_rate(device, 8192 if device.startswith("cuda") else 512)
-    peak = next((r for key, r in PEAK.items() if key in name), 0.0)
+    peak = named_rate(name)
     with tempfile.TemporaryDirectory() as scratch:
         store = make_store(Path(scratch), 512, features=True)
         for micro in arguments.micro:

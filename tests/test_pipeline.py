@@ -18,7 +18,7 @@ from sra2cli.demo import digits as demo
 from sra2cli.runs.run import Run
 
 STEPS = 12
-MEASURED = ("images_per_second", "memory_gb")  # of no two runs the same
+MEASURED = ("images_per_second", "memory_gb", "data_seconds")  # of no two runs the same
 SETTINGS = ["train.batch=8", "log.every=5", "log.save_every=4", f"train.steps={STEPS}"]
 SETS = [part for setting in SETTINGS for part in ("--set", setting)]
 

@@ -77,7 +77,7 @@ class PathSettings:
 class Train:
     steps: Count = 400_000
     batch: Count = 256  # global: processes x micro-batch x accumulation
-    micro_batch: Count | None = None  # samples of a process at a time; null: all of its share
+    micro_batch: Count | None = None  # samples of a process at a time, at most; null: its share
     lr: Positive = 1e-4
     lr_warmup: Natural = 0  # steps over which the learning rate rises from 0
     lr_decay: Literal["constant", "cosine"] = "constant"  # cosine: to 0 at the last step

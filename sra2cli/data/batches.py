@@ -232,7 +232,7 @@ def share(wanted: Recipe, *, rank: int, processes: int) -> list[range]:
             f"a global batch of {batch} does not divide over {processes} processes: {mend}"
         )
     own = batch // processes
-    micro = wanted.train.micro_batch or own
+    micro = min(wanted.train.micro_batch or own, own)
     if own % micro:
         raise SetupError(
             f"micro-batch {micro} does not divide the {own} samples of a process: {mend}"

@@ -7,6 +7,7 @@ z = (mean + std * xi - shift) * scale.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
 from typing import Literal, Protocol
 
 import numpy as np
@@ -42,7 +43,13 @@ def over_channels(value: Scale, like: Tensor) -> Tensor | float:
     """Scale or shift as it multiplies latents (B, C, h, w)."""
     if isinstance(value, float | int):
         return float(value)
-    return torch.tensor(value, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+    return _brought(value, like.dtype, like.device)
+
+
+@lru_cache(16)
+def _brought(value: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On the device once for all: to bring it there waits for what the device is at."""
+    return torch.tensor(value, dtype=dtype, device=device).view(-1, 1, 1)
 
 
 def scaled_latents(moments: Tensor, xi: Tensor | None, *, scale: Scale, shift: Scale) -> Tensor:

@@ -14,6 +14,7 @@ from sra2cli.core.files import weights_fingerprint
 from sra2cli.core.finite import check_finite
 from sra2cli.encoders.pretrained import from_pretrained, library, readable
 from sra2cli.encoders.whole import check_whole
+from sra2cli.models.compiling import compile_each
 
 NEEDED = "REPA's encoder needs transformers: pip install 'sra2[repa]'"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -60,8 +61,18 @@ class Encoder:
         self.fingerprint = weights_fingerprint(loaded)
         resampled = resample_positions(self.model, side, published=published)
         knows = "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters
+        self._mean, self._std = (  # here once: to bring them along would wait for the device
+            torch.tensor(values, device=device).view(3, 1, 1)
+            for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
         self.class_token = False  # known when it has run
         self.options = {"interpolate_pos_encoding": True} if knows and not resampled else {}
+
+    def compile_blocks(self) -> None:
+        """torch.compile, layer by layer: transformers keeps them in lists."""
+        for layers in self.model.modules():
+            if isinstance(layers, nn.ModuleList):
+                compile_each(layers)
 
     def features(self, images: Tensor) -> Tensor:
         """images: (B, H, W, 3) uint8."""
@@ -70,7 +81,7 @@ class Encoder:
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
         """(B, P + side², F): the class token first, where there is one, registers, then patches."""
-        x = images.to(self.device).permute(0, 3, 1, 2).float() / 255
+        x = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
         return self.see(self._normalised(x))
 
     @torch.no_grad()
@@ -84,10 +95,8 @@ class Encoder:
         return self._tokens(self._normalised(x))[:, -(self.side**2) :]
 
     def _normalised(self, x: Tensor) -> Tensor:
-        mean = torch.tensor(IMAGENET_MEAN, device=self.device).view(3, 1, 1)
-        std = torch.tensor(IMAGENET_STD, device=self.device).view(3, 1, 1)
         size = self.side * self.patch
-        return F.interpolate((x - mean) / std, (size, size), mode="bicubic")
+        return F.interpolate((x - self._mean) / self._std, (size, size), mode="bicubic")
 
     def _tokens(self, x: Tensor) -> Tensor:
         tokens: Tensor = self.model(pixel_values=x, **self.options).last_hidden_state

@@ -1,10 +1,27 @@
-"""Where torch.compile keeps what it makes."""
+"""How networks are compiled, and where torch.compile keeps what it makes."""
 
 import os
+from collections.abc import Iterable
+
+import torch
+from torch import nn
 
 from sra2cli.core.files import private_folder
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def compile_each(blocks: Iterable[nn.Module]) -> None:
+    """torch.compile, block by block: blocks that are alike are compiled once for all, and the
+    names of weights stay. Each shape is compiled for itself: one that varied would be slower.
+    """
+    keep_compiled_apart()
+    # It cuts graphs where DDP's buckets of gradients end, for networks that are compiled whole:
+    # their reduction is to begin before the backward ends. Blocks are short; it would cut each
+    # of SiT-XL's into several.
+    torch._dynamo.config.optimize_ddp = False
+    for block in blocks:
+        block.compile(dynamic=False)
 
 
 def keep_compiled_apart() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sra2cli.config.settings import Data, Model
-from sra2cli.models.compiling import keep_compiled_apart
+from sra2cli.models.compiling import compile_each
 from sra2cli.models.condition import Condition, as_condition
 
 __all__ = ["Backbone", "Condition", "Config", "Output", "Shape", "as_condition", "check_depth"]
@@ -269,10 +269,8 @@ class Backbone(nn.Module):
         return self.patch_tokens(stream)
 
     def compile_blocks(self) -> None:
-        """torch.compile, block by block: compiled once for all, and the names of weights stay."""
-        keep_compiled_apart()
-        for block in self.blocks:
-            block.compile(dynamic=False)
+        """torch.compile, block by block."""
+        compile_each(self.blocks)
 
     def _check_depths(self, depths: Collection[int]) -> None:
         for depth in depths:

@@ -118,7 +118,8 @@ class Checkpoint:
         """Optimiser and scaler; DataError if the file holds something else."""
         file = self._verified(TRAINING)
         try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            # Mapped: the processes of a machine share what of it is in memory.
+            state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
             found: dict[str, Any] = checked(TrainingRecord, state)
             return found
         except Exception as error:  # torch and pickle have many for what is damaged

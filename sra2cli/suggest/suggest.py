@@ -141,7 +141,7 @@ def time_training(tree: dict[str, Any], data: dict[str, Any], seen: Images, devi
     with tempfile.TemporaryDirectory() as scratch:
         store = make_store(Path(scratch), wanted, 2 * wanted.train.batch, features=False)
         training, _ = trial(wanted, store, device, encoder=False)
-        _, seconds = measure(training, training.objective(), device)
+        seconds, _ = measure(training, training.objective(), device)
     return seconds * wanted.train.batch * wanted.train.steps / 60
 
 

@@ -45,10 +45,14 @@ class Training:
     frozen: Backbone | None = None
     taught_by: Mapping[str, str] | None = None
 
+    @property
+    def feature_width(self) -> int | None:
+        """Of the image encoder's features; None without any."""
+        return (self.encoder.width if self.encoder else self.store.info.feature_width) or None
+
     def objective(self) -> Objective:
         """Network and heads with their initial weights."""
-        width = self.encoder.width if self.encoder else self.store.info.feature_width
-        objective = Objective(self.recipe, feature_width=width or None)
+        objective = Objective(self.recipe, feature_width=self.feature_width)
         if objective.network.told == "text" and self.store.captions is not None:
             objective.network.tell_null(self.store.captions.null)
         return objective

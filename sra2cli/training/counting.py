@@ -188,16 +188,6 @@ def macs(forward: Callable[[], Any]) -> int:
 
 
 WIDTH = 768  # of DINOv2-B's features
-PEAK = {  # dense matrix rate in FLOP/s of half precision, from the makers' data sheets
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "RTX 4090": 165e12,
-    "A6000": 155e12,
-    "V100": 125e12,
-}
 
 
 def flops_per_image(recipe: Recipe, *, encoder: bool, text_encoder: str | None = None) -> float:
@@ -209,11 +199,3 @@ def flops_per_image(recipe: Recipe, *, encoder: bool, text_encoder: str | None =
     cost = method_cost(recipe, stored_features=not encoder, text_encoder=text_encoder)
     trained = cost.network.macs + sum(c.macs for c in cost.heads.values())
     return 2.0 * (3 * trained + sum(c.macs for c in cost.external.values()))
-
-
-def peak_rate(device: str, recipe: Recipe) -> float:
-    """FLOP/s the device could do at this recipe's precision; 0 where it is not known."""
-    if not device.startswith("cuda") or recipe.train.precision not in ("bf16", "fp16"):
-        return 0.0
-    name = torch.cuda.get_device_name(device)
-    return next((rate for key, rate in PEAK.items() if key in name), 0.0)

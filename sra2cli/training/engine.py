@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -67,8 +68,9 @@ class Engine:
         if compiled:
             self.objective.network.compile_blocks()
             self.ema.model.compile_blocks()
-            if self.frozen is not None:
-                self.frozen.compile_blocks()
+            for guide in (self.frozen, self.encoder):
+                if guide is not None:
+                    guide.compile_blocks()
         self.optimizer = torch.optim.AdamW(
             objective.parameters(),
             lr=settings.lr,
@@ -119,7 +121,7 @@ class Engine:
         self.ema.update(self.objective.network)
         if self.ema_heads is not None:
             self.ema_heads.update(self.guides)
-        found = {**total, "grad_norm": norm}
+        found = {**total, "grad_norm": norm, "steps": torch.ones((), device=self.device)}
         if self.scaler.is_enabled():  # a step that overflowed is skipped, and has no numbers
             found = {name: torch.where(x.isfinite(), x, 0.0) for name, x in found.items()}
         self._add(found)
@@ -184,7 +186,7 @@ class Engine:
 
     def _add(self, values: dict[str, Tensor]) -> None:
         """Add to the sums towards the next row, on the device: no sync."""
-        for name, value in {**values, "steps": torch.ones((), device=self.device)}.items():
+        for name, value in values.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def means(self) -> dict[str, float]:
@@ -246,9 +248,13 @@ class Engine:
 
     def steps_from(self, source: Iterator[list[Raw]]) -> Iterator[int]:
         """Train on each step's micro-batches; yields the number of steps done."""
+        begun = time.perf_counter()
         for raws in source:
+            waited = time.perf_counter() - begun
             self.update(raws)
+            self._add({"data_seconds": torch.full((), waited, device=self.device)})
             yield self.step
+            begun = time.perf_counter()
 
 
 def resolve_precision(wanted: Recipe, out: Path | None, device: torch.device) -> Recipe:

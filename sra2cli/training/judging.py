@@ -17,6 +17,7 @@ from sra2cli.models.build import shape_of
 from sra2cli.models.contract import Backbone
 from sra2cli.sampling.draw import draw
 from sra2cli.sampling.settings import Sampling
+from sra2cli.training.previews import drawn_in
 
 
 class TrainingJudge:
@@ -31,6 +32,7 @@ class TrainingJudge:
     def __init__(self, recipe: Recipe, store: Store, *, device: str, offline: bool):
         log, info = recipe.log, store.info
         self.count, self.kind = log.eval_num, recipe.path.kind
+        self.precision = drawn_in(recipe.train)
         self.sampling = Sampling(
             solver="euler", steps=log.eval_steps, labels="balanced", seed=recipe.seed
         )
@@ -53,11 +55,20 @@ class TrainingJudge:
         found = self._judge.look(self._images(model), None)
         sampling, prompts = self.sampling.to_dict(), self.sampling.prompts
         texts = None if prompts is None else prompts.texts(range(self.count), self.sampling.seed)
-        return {**self._judge.values(found, texts), "count": self.count, "sampling": sampling}
+        how = {"sampling": sampling, "precision": self.precision}
+        return {**self._judge.values(found, texts), "count": self.count, **how}
 
     def _images(self, model: Backbone) -> Iterator[np.ndarray]:
         with console.progress("evaluation", self.count) as bar:
             for start in range(0, self.count, BATCH):
                 part = range(start, min(start + BATCH, self.count))
-                yield draw(model, self._first_stage, part, self.sampling, kind=self.kind)
+                yield draw(
+                    model,
+                    self._first_stage,
+                    part,
+                    self.sampling,
+                    kind=self.kind,
+                    precision=self.precision,
+                    batch=BATCH,
+                )
                 bar.advance(len(part))

@@ -8,11 +8,15 @@ from typing import Any
 
 import torch
 
+from sra2cli.core import console
 from sra2cli.runs.writer import RunWriter
-from sra2cli.training.counting import flops_per_image, peak_rate
+from sra2cli.training.counting import flops_per_image
 from sra2cli.training.engine import Engine
 from sra2cli.training.judging import TrainingJudge
 from sra2cli.training.previews import Previews
+from sra2cli.training.rates import rate_of
+
+UNSHOWN = ("loss", "grad_norm", "data_seconds")  # in the progress line
 
 
 class Watch:
@@ -40,7 +44,9 @@ class Watch:
         self._begun, self._at = time.monotonic(), step
         self._device = device
         self._flops = flops_per_image(run.recipe, encoder=encoder, text_encoder=text_encoder)
-        self._peak = peak_rate(device, run.recipe) * processes
+        self._rate, self._processes = rate_of(device, run.recipe.train.precision), processes
+        if self._rate is not None:
+            console.say(str(self._rate))
         self._board = tensorboard(run.path, step) if run.recipe.log.tensorboard else None
         self._wandb = weights_and_biases(run) if run.recipe.log.wandb else None
 
@@ -52,8 +58,10 @@ class Watch:
         self._begun, self._at = now, step
         row: dict[str, float] = {"step": step, **means, "images_per_second": rate}
         row["memory_gb"] = peak_memory(self._device)
-        if self._peak:
-            row["mfu"] = rate * self._flops / self._peak
+        shares = []
+        if self._rate is not None:
+            row[self._rate.share] = rate * self._flops / (self._rate.flops * self._processes)
+            shares.append(f"{self._rate.share} {row[self._rate.share]:.0%}")
         self._metrics.write(json.dumps(row) + "\n")
         self._metrics.flush()
         values = {k: v for k, v in row.items() if k != "step"}
@@ -62,8 +70,8 @@ class Watch:
                 self._board.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log(values, step=step)
-        losses = [f"{k} {v:.4f}" for k, v in means.items() if k not in ("loss", "grad_norm")]
-        return " ".join([*losses, *([f"mfu {row['mfu']:.0%}"] if "mfu" in row else [])])
+        losses = [f"{k} {v:.4f}" for k, v in means.items() if k not in UNSHOWN]
+        return " ".join([*losses, *shares])
 
     def look(self, engine: Engine) -> None:
         """Preview and evaluate the EMA, where this step is one for it and has none yet."""

@@ -4,6 +4,7 @@ import contextlib
 from dataclasses import replace
 from pathlib import Path
 
+from sra2cli.config.settings import Train
 from sra2cli.core import console, pictures
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.data.prompts import told_in
@@ -14,11 +15,18 @@ from sra2cli.models.build import shape_of
 from sra2cli.models.contract import Backbone
 from sra2cli.runs.writer import RunWriter
 from sra2cli.sampling.draw import draw
-from sra2cli.sampling.settings import Sampling
+from sra2cli.sampling.settings import DrawPrecision, Sampling
 
 PREVIEW = Sampling(solver="euler", steps=50, labels="balanced")
 PREVIEWED = 16
 GUIDED = 2.0  # guidance of captions, without which small networks show little of them
+
+
+def drawn_in(settings: Train) -> DrawPrecision:
+    """The precision of what is drawn while training: that of its own passes."""
+    if settings.precision == "bf16" or settings.precision == "fp16":
+        return settings.precision
+    return "tf32" if settings.tf32 else "fp32"
 
 
 class Previews:
@@ -30,7 +38,7 @@ class Previews:
 
     def __init__(self, run: RunWriter, store: Store, *, device: str, offline: bool):
         self.folder = run.path / "previews"
-        self.kind = run.recipe.path.kind
+        self.kind, self.precision = run.recipe.path.kind, drawn_in(run.recipe.train)
         self.store, self.device, self.offline = store, device, offline
         self.told = shape_of(run.recipe).condition == "text"
         self._opened: tuple[FirstStage, Sampling] | None = None
@@ -57,7 +65,9 @@ class Previews:
             return None
         vae, sampling = self._opened
         try:
-            images = list(draw(model, vae, range(PREVIEWED), sampling, kind=self.kind))
+            drawn = draw(
+                model, vae, range(PREVIEWED), sampling, kind=self.kind, precision=self.precision
+            )
         except DataError as error:  # of a network that diverges: no reason to end a training
             console.warn(f"no preview of step {step}: {error}")
             return None
@@ -67,10 +77,10 @@ class Previews:
         with contextlib.suppress(FileNotFoundError):
             scratch.unlink()
         if sampling.prompts is None:
-            sheet = pictures.grid(images, columns=4)
+            sheet = pictures.grid(list(drawn), columns=4)
         else:
             texts = sampling.prompts.texts(range(PREVIEWED), sampling.seed)
-            sheet = pictures.captioned_grid(images, texts, columns=4)
+            sheet = pictures.captioned_grid(list(drawn), texts, columns=4)
         sheet.save(scratch, format="png")
         scratch.replace(path)
         return path
