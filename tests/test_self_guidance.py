@@ -214,3 +214,28 @@ def test_the_ema_of_heads_is_resumed_to_the_same_bits(run, tmp_path, digits_stor
         for out in (tmp_path / "resumed", run)
     )
     assert a.keys() == b.keys() and all(torch.equal(tensor, b[key]) for key, tensor in a.items())
+
+
+def test_an_export_with_its_head_guides_as_the_run_does(run_sra2, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    guided = drawn(run_sra2, run, "run", "--self-guidance", 1.4)
+    assert run_sra2("export", run, "--to", "alone").returncode == 0
+    refused = run_sra2("sample", "alone", "--num", 2, "--self-guidance", 1.4)
+    assert "without `export --head`" in one_line(refused, 2)
+    done = run_sra2("export", run, "--to", "with", "--head", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "head.safetensors" in json.loads(done.stdout)["files"]
+    assert run_sra2("export", run, "--to", "with", "--head").returncode == 0  # it is there
+    for number, source in enumerate(("with", "with/model.safetensors")):
+        assert drawn(run_sra2, source, f"x{number}", "--self-guidance", 1.4) == guided
+    about = json.loads(Path("x0/samples.json").read_text())
+    assert about["guide"]["method"] == "sra2"
+    shutil.copy("with/head.safetensors", "alone/head.safetensors")  # of the same network
+    assert drawn(run_sra2, "alone", "y", "--self-guidance", 1.4) == guided
+    assert run_sra2("export", f"{run}@2", "--to", "other").returncode == 0
+    shutil.copy("with/head.safetensors", "other/head.safetensors")
+    wrong = run_sra2("sample", "other", "--num", 2, "--self-guidance", 1.4)
+    assert "the head of another network" in one_line(wrong, 1)
+    Path("alone/head.safetensors").write_bytes(b"nothing")
+    damaged = run_sra2("sample", "alone", "--num", 2, "--self-guidance", 1.4)
+    assert "is damaged" in one_line(damaged, 1)

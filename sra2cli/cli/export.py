@@ -17,6 +17,7 @@ def export(
     ],
     to: Annotated[Path, o.where("The folder: model.safetensors, config.json, README.md.", "--to")],
     weights: Annotated[str, o.what("ema or model.")] = "ema",
+    head: Annotated[bool, o.what("With the head that can guide its sampling.", "--head")] = False,
     push: Annotated[
         str | None, o.where("Upload the folder to this repository of the hub: ORG/NAME.")
     ] = None,
@@ -36,6 +37,7 @@ def export(
             source,
             to,
             weights=weights,  # type: ignore[arg-type]
+            head=head,
             push=push,
             private=private,
             dry_run=dry_run,

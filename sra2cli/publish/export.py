@@ -2,6 +2,7 @@
 
 FOLDER/model.safetensors  the network; its metadata say what it is, of which run and which data
 FOLDER/README.md          the model card, written once: what is changed in it stays
+FOLDER/head.safetensors   with --head: what can guide its sampling
 FOLDER/config.json        the same as the metadata, to be read; there when all is
 """
 
@@ -20,7 +21,8 @@ from sra2cli.core.files import is_full, utf8, write_atomically
 from sra2cli.models import checkpoints
 from sra2cli.models.checkpoint_files import WEIGHTS
 from sra2cli.publish import card
-from sra2cli.runs import exported
+from sra2cli.runs import exported, guides
+from sra2cli.runs.guides import HEAD
 from sra2cli.runs.network import Network, Weights, open_network
 from sra2cli.runs.run import Run
 
@@ -32,6 +34,7 @@ def export(
     folder: Path,
     *,
     weights: Weights = "ema",
+    head: bool = False,
     push: str | None = None,
     private: bool = False,
     dry_run: bool = False,
@@ -39,8 +42,8 @@ def export(
     """Write a run's network and its model card to a folder; what is there already is kept.
 
     Args:
-        source: RUN or RUN@STEP. push: upload the folder to this repository, ORG/NAME; private: if
-            it is made.
+        source: RUN or RUN@STEP. head: with the one that can guide sampling.
+        push: upload the folder to this repository, ORG/NAME; private: if it is made.
         dry_run: check everything, write and send nothing.
 
     Returns:
@@ -52,11 +55,11 @@ def export(
         DataError: a damaged checkpoint.
     """
     repository = None if push is None else hub.check_repository(push)
-    network = open_network(source, weights=weights)
+    network = open_network(source, weights=weights, guide=head)
     if network.run is None or network.store is None:
         raise SetupError(f"{source} is no run: export takes RUN, or RUN@STEP")
     told = exported.told(network, network.store)
-    there = holds(utf8(folder), told)
+    there = holds(utf8(folder), told, head=head)
     run = Run(network.run)
     judged = card.evaluations(run, network)
     for what, name, option in card.on_this_machine(network.store):
@@ -77,7 +80,7 @@ def export(
         **told[exported.ORIGIN],
         "parameters": card.parameters(network),
         "evaluations": len(judged),
-        "files": [WEIGHTS, checkpoints.CONFIG, CARD],
+        "files": [WEIGHTS, checkpoints.CONFIG, CARD, *([HEAD] if head else [])],
         "there": there,
         "push": repository,
         "pushed": sent,
@@ -85,7 +88,7 @@ def export(
     }
 
 
-def holds(folder: Path, told: dict[str, Any]) -> bool:
+def holds(folder: Path, told: dict[str, Any], *, head: bool) -> bool:
     """Whether a folder holds this very export; SetupError where it holds something else."""
     if not folder.exists():
         return False
@@ -96,16 +99,19 @@ def holds(folder: Path, told: dict[str, Any]) -> bool:
     with suppress(OSError, ValueError):
         found = read_json(folder / checkpoints.CONFIG, dict[str, Any])
     if found.get(exported.ORIGIN) == told[exported.ORIGIN] and WEIGHTS in names:
-        return True
-    if names <= {WEIGHTS, CARD}:  # a kill came before the last file
+        return HEAD in names or not head
+    if names <= {WEIGHTS, CARD, HEAD}:  # a kill came before the last file
         return False
     raise SetupError(f"{folder} holds other files, or another export: choose another --to")
 
 
 def write(network: Network, folder: Path, told: dict[str, Any]) -> None:
-    """Weights and config.json."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Weights, a head where one guides, and config.json, which is there when all is."""
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if network.guide is not None:
+            of = network.about["checkpoint"]
+            guides.write(network.guide, network.about["guide"], folder, of)
         checkpoints.export(network.model, folder, path=network.path, told=told)
     except SafetensorError as error:  # it hides why it could not write
         if is_full(folder):

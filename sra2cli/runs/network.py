@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sra2cli.align import Alignment, build
-from sra2cli.config.settings import PathKind, Recipe
+from sra2cli.align import Alignment
+from sra2cli.config.settings import PathKind
 from sra2cli.core import console, hub
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.files import file_digest, utf8
@@ -16,9 +16,9 @@ from sra2cli.encoders.first_stage import Scale
 from sra2cli.models import checkpoints
 from sra2cli.models.build import from_record
 from sra2cli.models.checkpoint_files import WEIGHTS, refuse_parts
-from sra2cli.models.contract import Backbone, Shape
+from sra2cli.models.contract import Backbone
 from sra2cli.models.statistics import Statistics
-from sra2cli.runs import exported
+from sra2cli.runs import exported, guides
 from sra2cli.runs.naming import split_step
 from sra2cli.runs.run import CHECKPOINT_META, Checkpoint, Run, read_checkpoint
 
@@ -96,10 +96,8 @@ def open_network(
     stem = source.stem if source.is_file() else None
     if step is not None and (saved or named or source.is_file()):
         raise SetupError(f"--step chooses a checkpoint of a run; {source} is a checkpoint")
-    if alone and guide:
-        raise SetupError(f"--self-guidance needs a run's own head: {source} is a network alone")
     if alone:
-        return of_file(source, weights, num_heads, kind)
+        return of_file(source, weights, num_heads, kind, guide=guide)
     if saved:
         source, checkpoint = folder.absolute().parent.parent, read_checkpoint(folder, verify=verify)
         weights = stem if stem in ("ema", "model") else weights  # type: ignore[assignment]
@@ -112,7 +110,9 @@ def open_network(
     return of_run(run, checkpoint, weights, guide=guide)
 
 
-def of_file(source: Path, weights: Weights, num_heads: int | None, kind: str | None) -> Network:
+def of_file(
+    source: Path, weights: Weights, num_heads: int | None, kind: str | None, *, guide: bool
+) -> Network:
     """A network alone: a file, a folder with one, or a hub name that is in the cache.
 
     One that `sra2 export` made says what its run was trained on.
@@ -137,10 +137,15 @@ def of_file(source: Path, weights: Weights, num_heads: int | None, kind: str | N
     )
     said = exported.read(loaded.said, str(source))
     if said is None:
+        if guide:
+            raise SetupError(f"--self-guidance needs a run's own head: {source} has none")
         return found
     store, origin = said
     about |= {name: origin[name] for name in ("recipe", "method", "step", "weights")}
-    return replace(found, step=origin["step"], store=store)
+    head = None
+    if guide:
+        head, about["guide"] = guides.beside(source, loaded.model.shape, origin["checkpoint"])
+    return replace(found, step=origin["step"], store=store, guide=head)
 
 
 def of_run(run: Run, checkpoint: Checkpoint, weights: Weights, *, guide: bool) -> Network:
@@ -159,7 +164,7 @@ def of_run(run: Run, checkpoint: Checkpoint, weights: Weights, *, guide: bool) -
     }
     head = None
     if guide:
-        head, said = guide_of(run.recipe, checkpoint, weights, model.shape)
+        head, said = guides.of_checkpoint(run.recipe, checkpoint, weights, model.shape)
         about["guide"] = said
     return Network(
         model,
@@ -171,39 +176,3 @@ def of_run(run: Run, checkpoint: Checkpoint, weights: Weights, *, guide: bool) -
         guide=head,
         run=run.path,
     )
-
-
-def guide_of(
-    recipe: Recipe, checkpoint: Checkpoint, weights: Weights, shape: Shape
-) -> tuple[Alignment, dict[str, str]]:
-    """The first method of a run that reads something off its block, with its head; and what it is.
-
-    Raises:
-        SetupError: no such method, or a run that began without the EMA of heads.
-    """
-    names = [name for name, s in recipe.align.items() if s.reads and s.weight]
-    if not names:
-        raise SetupError(
-            "--self-guidance needs a head that reads the latent or the velocity: that of sra2 "
-            f"(without cosine or target_norm) or internal; {checkpoint.path} has none"
-        )
-    file = "ema_heads" if weights == "ema" else "heads"
-    if f"{file}.safetensors" not in checkpoint.meta["files"]:
-        raise SetupError(
-            f"--self-guidance: {checkpoint.path} has no {file}.safetensors: its run was begun "
-            "without the EMA of heads; --weights model guides the newest checkpoint of a run"
-        )
-    name = names[0]
-    method: Alignment = build(  # type: ignore[assignment]
-        {name: recipe.align[name]}, shape
-    )[name]
-    own = {k.removeprefix(f"{name}."): v for k, v in checkpoint.weights(file).items()}
-    try:
-        method.load_state_dict({k: own[k] for k in method.state_dict()})
-    except (KeyError, RuntimeError) as error:
-        why = " ".join(str(error).split())[:160]
-        raise DataError(
-            f"{checkpoint.path}/{file}.safetensors is not of this head: {why}"
-        ) from None
-    method.eval().requires_grad_(False)
-    return method, {"method": name, "weights": checkpoint.meta["files"][f"{file}.safetensors"]}
