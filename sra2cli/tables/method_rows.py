@@ -5,6 +5,7 @@ network's depth. What a row is made of is its name: methods of the registry, and
 "until" (the recipe's method for the first half of the training), joined by "+".
 """
 
+from dataclasses import replace
 from typing import Any
 
 from sra2cli.config.methods import METHODS
@@ -40,7 +41,7 @@ def rows(base: Recipe, values: str | None = None) -> list[Row]:
         SetupError: no such name, or a recipe without alignment.
     """
     names = default_names(base) if values is None else values.split(",")
-    found = [baseline(base), own(base)]
+    found = [replace(baseline(base), paper={}), own(base)]
     for name in dict.fromkeys(name.strip() for name in names):
         if name not in (base.method, found[0].cell):
             found.append(row(base, name))

@@ -99,9 +99,15 @@ def header(table: Mapping[str, Any]) -> list[str]:
         found.append(named(name))
         if name in paper.TOLD:
             found.append(PAPER)
-    if not set(table["metrics"]) & set(paper.TOLD):
+    if fid_alone(table):
         found.append(f"{PAPER}: FID ↓")
     return [*found, *costs_of(table)]
+
+
+def fid_alone(table: Mapping[str, Any]) -> bool:
+    """Whether the paper's FID stands beside metrics that it does not have."""
+    told = set(table["metrics"]) & set(paper.TOLD)
+    return not told and any(row["paper"] for row in table["rows"])
 
 
 def costs_of(table: Mapping[str, Any]) -> list[str]:
@@ -119,7 +125,7 @@ def cells(table: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
         found.append(shown(name, row["metrics"].get(name)))
         if name in paper.TOLD:
             found.append(number(name, row["paper"].get(name)))
-    if not set(table["metrics"]) & set(paper.TOLD):
+    if fid_alone(table):
         found.append(number("fid", row["paper"].get("fid")))
     for name in costs_of(table):
         value = row["costs"].get(name)
