@@ -18,7 +18,7 @@ from torch._dynamo.utils import counters
 
 from sra2cli.config import recipe
 from sra2cli.models.sit import SiTConfig, named_size
-from sra2cli.sampling.draw import in_parts, unit
+from sra2cli.sampling.draw import in_parts, to_device, unit
 from sra2cli.sampling.opening import Options
 from sra2cli.sampling.sample import sample
 from sra2cli.sampling.settings import PRESETS, Sampling
@@ -164,6 +164,13 @@ def test_the_size_of_a_pass_follows_from_the_network():
     digits = SiTConfig(depth=4, width=96, heads=3, patch=2, channels=4, latent=8, classes=10)
     assert unit(digits.shape) == 32
     assert list(in_parts([1, 2, 3, 4, 5], 2)) == [([1, 2], 2), ([3, 4], 2), ([5, 5], 1)]
+
+
+def test_what_is_on_the_device_already_is_not_pinned(monkeypatch):
+    """Features of prompts are made there, and CUDA pins memory of the host alone."""
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, *a, **k: x)  # there may be no GPU here
+    x = torch.empty(1, device="meta")
+    assert to_device(x, torch.device("cuda")) is x
 
 
 def test_a_set_of_another_device_is_not_mixed(run_sra2, run, tmp_path):

@@ -55,8 +55,10 @@ def in_parts(values: Tensor | Sequence[int], size: int) -> Iterator[tuple[Any, i
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
     """To a GPU from pinned memory and without waiting: the draws of the next step are made while
-    the GPU is busy with this one."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+    the GPU is busy with this one. What is there already, as features of prompts, stays."""
+    if device.type == "cuda" and x.device.type == "cpu":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
 
 
 def cast_once(model: nn.Module, dtype: torch.dtype) -> None:
