@@ -80,7 +80,7 @@ def table_of(data: bytes, where: str, column: str | None) -> Listed:
     found = next((name for name in wanted if name in names), None)
     if "file_name" not in names or found is None:
         missing = "file_name" if "file_name" not in names else " or ".join(wanted)
-        has = ", ".join(map(str, names)) or "none"
+        has = ", ".join(names) or "none"
         raise SetupError(f"{where} has no column {missing} (it has {has[:100]}): --captions COLUMN")
     listed: Listed = {}
     for number, row in enumerate(rows, 1):
@@ -98,8 +98,15 @@ def _rows(data: bytes, where: str) -> Iterator[dict[str, Any]]:
 
         yield from rows_of(data, where)
     elif where.lower().endswith(".csv"):
+        text = decoded(data, where)
         try:
-            yield from csv.DictReader(io.StringIO(decoded(data, where), newline=""))
+            for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 1):
+                if None in row:  # what DictReader has no column for
+                    raise SetupError(
+                        f"{where}, row {number} has more fields than columns: put captions with "
+                        "commas in quotes"
+                    )
+                yield row
         except csv.Error as error:
             raise SetupError(f"{where} is no CSV: {error}") from None
     else:
