@@ -403,6 +403,7 @@ def test_uvit_numbers_latents_as_coco_orders_its_images(tmp_path):
     assert "4 text features (U-ViT's i_k.npy) are passed over" in source.notes
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 FAULTS = {
     "both kinds": ({"metadata.csv": "file_name,text\n0.png,a", "0.txt": "b"}, "or --captions txt"),
     "two tables": ({"metadata.csv": "", "metadata.jsonl": ""}, "holds metadata.csv and metadata"),
@@ -414,6 +415,12 @@ FAULTS = {
     "other names": ({"metadata.csv": "file_name,text\nx,b"}, "names are as x, not 0.png"),
     "no JSON": ({"metadata.jsonl": "[1"}, "line 1: not an object"),
     "a list": ({"metadata.jsonl": "[1]"}, "line 1: not an object"),
+    "a comma that is not quoted": (
+        {"metadata.csv": "file_name,text\n0.png,a cat, sitting\n"},
+        "row 1 has more fields than columns: put captions with commas in quotes",
+    ),
+    "a pointer beside": ({"0.txt": POINTER}, "0.txt is a pointer of Git LFS"),
+    "a pointer that lists": ({"metadata.csv": POINTER}, "metadata.csv is a pointer of Git LFS"),
     "no parquet": ({"metadata.parquet": "PAR1"}, "damaged or not a parquet file"),
     "no UTF-8": ({"0.txt": b"\xff\xfea\0"}, r"0.txt is not UTF-8 \(byte 0\)"),
     "two of a key": ({"0.a.txt": "a", "0.b.txt": "b"}, "share their key"),

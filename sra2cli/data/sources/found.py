@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.data.images import SUFFIXES
+from sra2cli.data.images import LFS, SUFFIXES
 from sra2cli.data.sources.layout import Choice, Source, by_suffix, is_image
 from sra2cli.data.sources.listing import Listing
 
@@ -73,12 +73,19 @@ class Found:
             self.passed_over.append(f"{count:,} {what} are passed over")
 
     def bytes_of(self, index: int) -> bytes:
-        """A file beside the images; DataError names it where it cannot be read."""
+        """A file beside the images.
+
+        Raises:
+            DataError: it cannot be read. SetupError: it was not fetched.
+        """
+        name = f"{self.root}: {self.listing.names[index]}"
         try:
-            return bytes(self.read(index))
+            data = bytes(self.read(index))
         except (DataError, OSError) as error:
-            name = self.listing.names[index]
-            raise DataError(f"{self.root}: {name} cannot be read: {error}") from None
+            raise DataError(f"{name} cannot be read: {error}") from None
+        if data.startswith(LFS):
+            raise SetupError(f"{name} is a pointer of Git LFS to the file: git lfs pull")
+        return data
 
     def source(self, reader: Callable[[int], bytes | np.ndarray]) -> Source:
         """These images. reader: gives what is stored of one, by its place in `order`."""
