@@ -428,6 +428,10 @@ FAULTS = {
     "a tree beside": ({"0.json": '{"text": {"a": 1}}'}, "a caption is a text"),
     "COCO without ids": ({"captions_a.json": '{"images": []}'}, "KeyError 'annotations'"),
     "COCO of lists": ({"captions_a.json": "[]"}, "not as COCO's"),
+    "COCO with an id without end": (
+        {"captions_a.json": '{"images": [{"id": 1e999, "file_name": "0.png"}], "annotations": []}'},
+        "not as COCO's",
+    ),
     "COCO of others": (
         {"captions_a.json": '{"images": [], "annotations": [{"image_id": 1, "caption": ""}]}'},
         "KeyError 1",

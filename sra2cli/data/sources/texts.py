@@ -13,6 +13,7 @@ AUTO = "auto"  # as the choice of captions: look for them
 COLUMNS = ("text", "caption", "captions")  # of a metadata file, the first of these that is there
 KEYS = ("caption", "text")  # of a .json beside an image, the same
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # as datasets' imagefolder has them
+UNLIKE = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")  # of files that list captions
 
 Captions = tuple[str, ...]  # of one image, in order
@@ -138,7 +139,7 @@ def coco_of(data: bytes, where: str) -> Listed:
         texts: dict[Any, list[Any]] = {number: [] for number in names}
         for note in notes:
             texts[note["image_id"]].append(note["caption"])
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except UNLIKE as error:
         what = " ".join(f"{type(error).__name__} {error}".split())[:80]
         raise SetupError(
             f"{where} is not as COCO's captions_*.json, with images (id, file_name) and "
