@@ -3,6 +3,7 @@
 import csv
 import json
 import tarfile
+import unicodedata
 import zipfile
 
 import h5py
@@ -287,6 +288,13 @@ def test_metadata_in_the_folder_of_a_split(tmp_path):
     assert open_source(
         tmp_path, Choice(captions=str(tmp_path / "metadata.csv"), split="train")
     ).captions == [("outer",)]
+
+
+def test_names_are_known_in_whatever_form_they_are_written(tmp_path):
+    taken_apart = unicodedata.normalize("NFD", "é")
+    images(tmp_path, (f"{taken_apart}/0.png",))
+    write_metadata(tmp_path / taken_apart, ".jsonl", [("0.png", "a"), ("./0.png", "b")])
+    assert open_source(tmp_path, AUTO).captions == [("a", "b")]
 
 
 def test_lists_of_captions_and_the_null_one(tmp_path):

@@ -222,7 +222,11 @@ def _from_tables(found: Found, tables: list[Table], column: str | None) -> None:
             found.said.append(
                 f"{len(gone):,} names in {table.name} are of no image here, as {gone[0]}"
             )
-        captions |= {i: listed[name] for name, those in images.items() for i in those}
+        own: dict[int, Captions] = {}  # of one table, whose names may be spelled in several ways
+        for name, those in images.items():
+            for i in those:
+                own[i] = own.get(i, ()) + listed[name]
+        captions |= own
     found.captions = [captions.get(i, ()) for i in found.order]
     found.said.append(f"the captions are those of {', '.join(table.name for table in tables)}")
 
@@ -247,7 +251,7 @@ def _matched(found: Found, table: Table, listed: Listed) -> dict[str, list[int]]
 
 
 def _below(base: str, name: str) -> str:
-    return posixpath.normpath(posixpath.join(base, plain(name)))
+    return posixpath.normpath(posixpath.join(plain(base), plain(name)))
 
 
 def _base(name: str) -> str:
