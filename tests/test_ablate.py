@@ -16,6 +16,7 @@ from PIL import Image
 
 from sra2cli.config import recipe
 from sra2cli.core.errors import SetupError
+from sra2cli.models.build import shape_of
 from sra2cli.runs.run import Run
 from sra2cli.tables import axes, method_rows, paper
 from sra2cli.tables import render as tables
@@ -76,6 +77,23 @@ def test_rows_of_methods():
     assert named[2].recipe.align["repa"].depth == 8
     with pytest.raises(SetupError, match="not 'ripa'"):
         method_rows.rows(small, "layersync,ripa")
+    for nothing in ("until", "contrastive+until"):
+        with pytest.raises(SetupError, match=r"until is joined to a method, as sra2\+until"):
+            method_rows.rows(small, nothing)
+
+
+@pytest.mark.parametrize("name", ["emoji-mmdit-sra2", "coco-mmdit-sra2", "b-sra2", "xl-sra2"])
+def test_rows_of_methods_fit_the_network(name):
+    """An MMDiT of size S has 4 blocks, a SiT 12."""
+    data = ["data.channels=4", "data.latent=8", "data.classes=0"]
+    told = ["data.text_width=8", "data.text_tokens=4", "data.text_encoder=words"]
+    base = recipe.load(name, [*data, *(told if "mmdit" in name else ())])
+    blocks = shape_of(base).depth
+    for row in method_rows.rows(base):
+        for settings in row.recipe.align.values():
+            depths = [v for k, v in vars(settings).items() if k.endswith("depth")]
+            assert all(1 <= depth <= blocks for depth in depths), row.cell
+            assert row.own or settings.depth < blocks
 
 
 def test_paper_tables():

@@ -5,6 +5,7 @@ import json
 import pytest
 from conftest import GOLDEN, one_line
 
+from sra2cli.models.build import shape_of
 from sra2cli.tables import cost, methods, paper
 
 COSTS = json.loads((GOLDEN / "costs.json").read_text())
@@ -94,3 +95,13 @@ def test_what_does_not_fit_is_refused(run_sra2, tmp_path):
     assert "no file" in one_line(run_sra2("cost", "--show", "x.json"), 2)
     (tmp_path / "x.json").write_text("{}")
     assert "not a result" in one_line(run_sra2("cost", "--show", "x.json"), 1)
+
+
+@pytest.mark.parametrize("model", ["S/2", "MMDiT-S/2", "MMDiT-B/2", "LightningDiT-XL/1"])
+def test_blocks_of_methods_are_there_whatever_the_depth(model):
+    """An MMDiT of size S has 4 blocks, a SiT 12."""
+    for method in methods.methods_with("all", model):
+        wanted = methods.method_recipe(model, method)
+        for settings in wanted.align.values():
+            depths = [v for k, v in vars(settings).items() if k.endswith("depth")]
+            assert all(1 <= depth <= shape_of(wanted).depth for depth in depths), method

@@ -6,16 +6,14 @@ network's depth. What a row is made of is its name: methods of the registry, and
 """
 
 from dataclasses import replace
-from typing import Any
 
 from sra2cli.config.methods import METHODS
 from sra2cli.config.recipe import from_dict
 from sra2cli.config.settings import Recipe
 from sra2cli.core.errors import SetupError
-from sra2cli.models.build import shape_of
 from sra2cli.tables.axes import Row, aligned_by, baseline, own
+from sra2cli.tables.methods import as_published
 
-XL = 28  # blocks of the networks that the papers' depths are of
 CONTRASTIVE, UNTIL = "contrastive", "until"
 TITLES = {CONTRASTIVE: "contrastive", UNTIL: "until half-way"}
 WEIGHT = 0.05  # of contrastive flow matching, arXiv 2506.05350
@@ -66,6 +64,8 @@ def row(base: Recipe, name: str) -> Row:
     }
     if CONTRASTIVE in parts:
         tree["train"]["contrastive"] = WEIGHT
+    if UNTIL in parts and not tree["align"]:
+        raise SetupError(f"--values: until is joined to a method, as {mine}+until; not '{name}'")
     if UNTIL in parts:
         for settings in tree["align"].values():
             settings["until"] = str(base.train.steps // 2)
@@ -74,17 +74,3 @@ def row(base: Recipe, name: str) -> Row:
     taught = "frozen" in {need for s in recipe.align.values() for need in s.needs}
     taught_by = base.method if taught else None
     return Row(" + ".join(titles), "-".join(parts), recipe, {}, taught_by=taught_by)
-
-
-def as_published(name: str, base: Recipe) -> dict[str, Any]:
-    """Settings of a method that its paper has for networks of this size."""
-    known = METHODS[name].blocks
-    size = base.model.size.partition("/")[0]
-    if size in known:
-        return dict(known[size])
-    depth, found = shape_of(base).depth, dict[str, Any]()
-    for key, block in known["XL"].items():
-        found[key] = min(depth, max(1, round(block * depth / XL)))
-    if found.get("target_depth") == found["depth"]:
-        found["target_depth"] = min(depth, found["depth"] + 1)
-    return found

@@ -8,6 +8,7 @@ from sra2cli.config.settings import Recipe
 from sra2cli.core.errors import SetupError
 from sra2cli.encoders.text_networks import CLIP_LARGE
 from sra2cli.models.build import shape_of
+from sra2cli.models.sit import SIZES
 from sra2cli.training.counting import method_cost
 
 PLAIN, STORED = "sit", "-stored"  # no method; with the encoder's features in the store
@@ -82,18 +83,31 @@ def method_recipe(model: str, method: str, *, resolution: int = 256) -> Recipe:
     if resolution < 16 or resolution % 16:
         raise SetupError(f"--resolution is a multiple of 16, not {resolution}")
     name, (known, size) = method.removesuffix(STORED), family(model)
-    blocks = {} if method == PLAIN else METHODS[name].blocks.get(size.partition("/")[0], {})
-    align = {} if method == PLAIN else {name: dict(blocks)}
     kind = FAMILIES[known]
     if method != PLAIN and "class token" in METHODS[name].settings.needs:
         kind = "reg"
     channels, side = (32, resolution // 16) if size.endswith("/1") else (4, resolution // 8)
     data = {"classes": 1000, "channels": channels, "latent": side}
     data |= CAPTIONS if kind == "mmdit" else {}
-    tree = {"name": method, "model": {"kind": kind, "size": size}, "data": data, "align": align}
-    recipe = from_dict(tree)
+    tree = {"name": method, "model": {"kind": kind, "size": size}, "data": data}
+    plain = from_dict(tree)
     try:
-        shape_of(recipe)
+        shape_of(plain)
     except SetupError as error:
         raise SetupError(f"--{error}") from None
-    return recipe
+    if method == PLAIN:
+        return plain
+    return from_dict({**tree, "align": {name: as_published(name, plain)}})
+
+
+def as_published(name: str, base: Recipe) -> dict[str, Any]:
+    """Blocks of a method: those of its paper for SiT of this size, else XL's by the depth."""
+    known, depth, found = METHODS[name].blocks, shape_of(base).depth, dict[str, Any]()
+    size = base.model.size.partition("/")[0]
+    if size in known and depth == SIZES[size]["depth"]:
+        return dict(known[size])
+    for key, block in known["XL"].items():
+        found[key] = min(depth, max(1, round(block * depth / SIZES["XL"]["depth"])))
+    if found.get("target_depth") == found["depth"]:
+        found["target_depth"] = min(depth, found["depth"] + 1)
+    return found
