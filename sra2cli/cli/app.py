@@ -194,12 +194,12 @@ def refuse_given(ctx: typer.Context, names: Sequence[str], why: str) -> None:
             raise SetupError(f"{parameter.opts[0]} {why}")
 
 
-def parse_interval(text: str) -> tuple[float, float]:
+def parse_interval(text: str, option: str = "--interval") -> tuple[float, float]:
     """ "0:0.7" → (0.0, 0.7)."""
     try:
         low, high = (float(part) for part in text.split(":"))
     except ValueError:
-        raise SetupError(f"--interval is a:b, as 0:0.7; not '{text}'") from None
+        raise SetupError(f"{option} is a:b, as 0:0.7; not '{text}'") from None
     return low, high
 
 

@@ -1,6 +1,7 @@
 """sra2 eval."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -155,7 +156,9 @@ def evaluate(
             cfgs=listed("--cfg", cfg, float),
             intervals=listed("--interval", interval, parse_interval),
             owns=listed("--self-guidance", self_guidance, float),
-            own_intervals=listed("--self-interval", self_interval, parse_interval),
+            own_intervals=listed(
+                "--self-interval", self_interval, partial(parse_interval, option="--self-interval")
+            ),
             solver_steps=listed("--steps", steps, int),
         )
         found = sweep.judge(

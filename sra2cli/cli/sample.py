@@ -105,7 +105,9 @@ def sample(
             cfg_channels=cfg_channels,
             class_cfg=class_cfg,
             self_guidance=self_guidance,
-            self_interval=None if self_interval is None else parse_interval(self_interval),
+            self_interval=None
+            if self_interval is None
+            else parse_interval(self_interval, "--self-interval"),
             prompts=told,
         )
         options = Options(

@@ -55,9 +55,14 @@ def points(
 
     Args:
         sampling: what is not swept, (), is as there. checkpoints: () or None: the newest.
+
+    Raises:
+        SetupError: intervals of guidance that is nowhere asked for.
     """
     checkpoints, cfgs = checkpoints or [None], cfgs or [sampling.cfg]
     intervals, owns = intervals or [sampling.interval], owns or [sampling.self_guidance]
+    if own_intervals and set(owns) == {1.0}:
+        raise SetupError("--self-interval needs --self-guidance other than 1")
     own_intervals = own_intervals or [sampling.self_interval]
     solver_steps = solver_steps or [sampling.steps]
     lengths = {
