@@ -176,6 +176,20 @@ def test_refused_in_one_line(run_sra2, run, tmp_path, digits_store):
     assert "sra2" in one_line(refused, 2)
     file = sit / "checkpoints" / "step-00000002" / "ema.safetensors"
     assert "--self-guidance" in one_line(run_sra2("sample", file, "--self-guidance", 2), 2)
+    ask = ["eval", run, "--num", 4, "--steps", 2]
+    alone = run_sra2(*ask, "--self-interval", "0.5:1")
+    assert "--self-interval needs --self-guidance" in one_line(alone, 2)
+    wrong = run_sra2(*ask, "--self-guidance", 2, "--self-interval", "0.5")
+    assert "--self-interval is a:b" in one_line(wrong, 2)
+
+
+def test_a_sweep_without_a_head_is_refused_before_it_draws(run_sra2, tmp_path, digits_store):
+    sit = tmp_path / "sit"
+    train(recipe.load("digits-sit", [*SHORT, "train.steps=2"]), digits_store, sit)
+    for source in (sit, sit / "checkpoints" / "step-00000002" / "ema.safetensors"):
+        refused = run_sra2("eval", source, "--num", 4, "--steps", 2, "--self-guidance", "1,1.4")
+        assert "--self-guidance" in one_line(refused, 2)
+    assert not list(sit.rglob("*evals"))
 
 
 def test_a_run_begun_without_goes_on_without(run_sra2, run, tmp_path, digits_store):

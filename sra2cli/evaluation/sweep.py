@@ -151,6 +151,9 @@ def judge(
 
 def refuse_early(source: Path, wanted: Sequence[Point], options: Options) -> None:
     """What a later point would stumble over, when the ones before it have taken hours."""
+    guided = [point for point in wanted if point.sampling.self_guidance != 1.0]
+    for step in {options.step if p.step is None else p.step for p in guided}:
+        replace(options, step=step).open(source, verify=False, guide=True)
     if not (source / "recipe.yaml").is_file():
         return
     run = Run(source)
