@@ -71,9 +71,8 @@ class Pretrained(TextEncoder):
             return []
         padding = "max_length" if cut else False
         length = self.length if cut else None
-        texts = [caption.encode(errors="replace").decode() for caption in captions]  # surrogates
         found = self.tokenizer(
-            texts, padding=padding, truncation=cut, max_length=length, verbose=False
+            whole(captions), padding=padding, truncation=cut, max_length=length, verbose=False
         )
         ids: list[list[int]] = found["input_ids"]
         return ids
@@ -99,6 +98,11 @@ class Pretrained(TextEncoder):
             mask = (ids != self.tokenizer.pad_token_id).long()
             hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
             return hidden * mask[:, :, None]
+
+
+def whole(captions: Sequence[str]) -> list[str]:
+    """Captions as tokenizers take them: without halves of pairs, and bytes that were no UTF-8."""
+    return [caption.encode(errors="replace").decode() for caption in captions]
 
 
 def fingerprint_of(

@@ -23,6 +23,7 @@ from sra2cli.encoders.text_networks import (
     fingerprint_of,
     load_network,
     load_tokenizer,
+    whole,
 )
 from sra2cli.evaluation.extractors import Extractor
 
@@ -85,7 +86,7 @@ class Clip:
     def read(self, prompts: Sequence[str]) -> Tensor:
         """Texts → (B, D), of the state at their end; padding comes after it."""
         ids = self.tokenizer(
-            [prompt.encode(errors="replace").decode() for prompt in prompts],
+            whole(prompts),
             padding="max_length",
             truncation=True,
             max_length=self.length,
@@ -98,7 +99,7 @@ class Clip:
         return read
 
     def too_long(self, prompts: Sequence[str]) -> list[bool]:
-        ids = self.tokenizer(list(prompts), verbose=False)["input_ids"]
+        ids = self.tokenizer(whole(prompts), verbose=False)["input_ids"]
         return [len(row) > self.length for row in ids]
 
     def mean(
