@@ -91,11 +91,12 @@ def test_from_captions_to_pictures(run_sra2, store, tmp_path):
     about = json.loads((tmp_path / "by9" / "samples.json").read_text())
     assert all(text in caption(i) for i, text in enumerate(about["prompts"]))
     assert about["text_encoder"]["name"] == "words"
-    (tmp_path / "asked.txt").write_text("the digit 3\n\n  number 4 \n")
+    lines = "the digit 3\n\n  number 4 \r\nline\u2028of a\x85caption\n"  # which ends none
+    (tmp_path / "asked.txt").write_bytes(lines.encode())
     file = ["sample", "run", "--prompts", "asked.txt", *FEW, "--out", "file", "--json"]
     assert run_sra2(*[part for part in file if part not in ("--num", 9)]).returncode == 0
     about = json.loads((tmp_path / "file" / "samples.json").read_text())
-    assert about["prompts"] == ["the digit 3", "number 4"]
+    assert about["prompts"] == ["the digit 3", "number 4", "line\u2028of a\x85caption"]
 
 
 def test_a_negative_prompt_and_the_empty_one(run_sra2, store, tmp_path):

@@ -87,7 +87,7 @@ def read_prompts(source: Path, negative: str | None = None) -> Prompts:
     if source.suffix in (".h5", ".hdf5"):
         return of_store(Store(source), negative=negative)
     try:
-        lines = source.read_text(encoding="utf-8-sig").splitlines()
+        lines = source.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise SetupError(f"--prompts {source} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
