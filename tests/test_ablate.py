@@ -235,6 +235,7 @@ def test_what_does_not_fit_is_refused(run_sra2, digits_store, tmp_path, monkeypa
         (["depth", *small, "--values", "7"], "blocks 1..4"),
         (["depth", *small, "--values", "x"], "--values of depth are as 1,2,4"),
         (["objective", *small, "--values", "l3"], "is one of"),
+        (["methods", *small, "--values", "dispersive", "--set", "train.batch=24"], "whole groups"),
         (["all", *small, "--values", "1"], "--values is for one axis"),
         (["depth", *small, "--shard", "3/2"], "--shard is i/n"),
         (["depth", *small, "--seeds", "0"], "--seeds must be above 0"),

@@ -80,7 +80,7 @@ Captions = Annotated[
     str | None,
     what(
         "Where captions are: auto, a file that lists them (metadata.csv, captions_train2014.json), "
-        "a column of parquet; of files txt, json or a key of it. Needs --text-encoder."
+        "a column of parquet; of files txt, json or a key of it."
     ),
 ]
 SkipUncaptioned = Annotated[

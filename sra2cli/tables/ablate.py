@@ -15,6 +15,7 @@ from sra2cli.config.settings import Recipe
 from sra2cli.core import console
 from sra2cli.core.environment import command_line
 from sra2cli.core.errors import DataError, SetupError, UserError
+from sra2cli.data.batches import share
 from sra2cli.runs.run import Run
 from sra2cli.tables import axes, method_rows, paper, render
 from sra2cli.tables.axes import AXES, Row
@@ -89,6 +90,7 @@ def ablate(
 
     for row in (row for found in rows_of(base).values() for row in found):
         refuse_unbuildable(row.recipe)  # before anything is trained
+        share(row.recipe, rank=0, processes=how.processes or 1)
     steps = (base.train.steps if step is None else step,)
     check_steps(steps, base)
     judged = judging(base, how, steps)
