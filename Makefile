@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+DOCS_STAMP := .venv/.docs-installed # what builds the site; the build itself needs no network
 TWO := -n 2 --dist worksteal # tests at a time: their networks are small, and most wait for processes
 
-.PHONY: setup demo demo-text test test-all lint bench
+.PHONY: setup demo demo-text test test-all lint bench docs
 
 setup: $(STAMP)
 
@@ -13,6 +14,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,repa,parquet]"
 	touch $(STAMP)
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[docs]"
+	touch $(DOCS_STAMP)
 
 demo: setup
 	$(BIN)/sra2 demo
@@ -33,3 +38,6 @@ lint: setup
 
 bench: setup
 	$(BIN)/python benchmarks/digits.py
+
+docs: $(DOCS_STAMP)
+	$(BIN)/mkdocs build --strict

@@ -88,7 +88,8 @@ def sample_times(
         uniform: draws in [0, 1), shape (B,).
         kind: "uniform", or "lognormal", which in this field means the logit-normal:
             sigmoid(mean + std * n) with n standard normal.
-        mean, std: of n, lognormal only.
+        mean: of what goes into the sigmoid; lognormal only.
+        std: of the same.
     """
     if kind == "uniform":
         return uniform
