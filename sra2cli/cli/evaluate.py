@@ -122,10 +122,7 @@ def evaluate(
     with user_errors():
         one_of("--distances", distances, ("float16", "float32"))
         check_drawing(precision, solver)
-        judging: dict[str, Any] = {"metric": metrics, "ref": ref, "weights": inception}
-        judging |= {"pickscore_model": pickscore_model, "clip_model": clip_model}
-        judging |= {"dino_model": dino_model, "batch": batch}
-        judging |= {"crop": read_crop(crop), "distances": distances, "offline": offline}
+        judging = read_judging(ctx.params)
         if not is_network(samples):
             refuse_drawing(ctx, samples)
             choice = chosen_source(image, label, split, classes_from, captions=captions)
@@ -181,6 +178,14 @@ def evaluate(
             out=out,
         )
         show_sweep(found, json, swept)
+
+
+def read_judging(given: dict[str, Any]) -> dict[str, Any]:
+    """How images are judged, of the command's options."""
+    same = ("ref", "pickscore_model", "clip_model", "dino_model", "batch", "distances", "offline")
+    found = {name: given[name] for name in same}
+    found |= {"metric": given["metrics"], "weights": given["inception"]}
+    return {**found, "crop": read_crop(given["crop"])}
 
 
 def refuse_reading(ctx: typer.Context, samples: Path, save_stats: Path | None) -> None:
