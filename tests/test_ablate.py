@@ -149,6 +149,8 @@ def test_a_cell_is_an_ordinary_run_and_tables_are_written(ablation):
     assert "paper: FID ↓" in text and "- metric: fd-digits" in text
     with Image.open(out / "depth.png") as picture:
         assert picture.width > 600
+    page = (out / "report.html").read_text()  # both cells, with what was found of them
+    assert "sra2-seed0" in page and f"{float(rows[1]['fd-digits']):.4g}" in page
 
 
 def test_run_again_it_only_reads(ablation, run_sra2, monkeypatch):

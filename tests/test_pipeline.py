@@ -241,6 +241,7 @@ def test_demo_end_to_end_small(run_sra2, tmp_path, monkeypatch):
     out = tmp_path / "runs" / "demo"
     made = {p.name for p in out.iterdir()}
     assert {
+        "report.html",
         "report.md",
         "results.json",
         "loss.png",

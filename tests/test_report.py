@@ -246,11 +246,10 @@ def test_long_runs_are_quick_and_many_are_small(browser, runs, tmp_path):
     begun = time.process_time()  # of one thread: others may be at work here
     assert report(long, tmp_path / "long.html")["rows"] == 200_000
     assert time.process_time() - begun < 10
-    took = []
-    for _ in range(3):
-        browser.open(tmp_path / "long.html")
-        took.append(browser.run("performance.getEntriesByType('navigation')[0].loadEventEnd"))
-    assert min(took) < 2000
+    browser.open(tmp_path / "long.html")
+    begun = browser.seconds
+    browser.open(tmp_path / "long.html")
+    assert 0 < browser.seconds - begun < 2
     ten = [copied(runs[0], tmp_path / f"run-{k}") for k in range(10)]
     for k, run in enumerate(ten):
         for step in range(10):

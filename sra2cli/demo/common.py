@@ -9,6 +9,7 @@ import torch
 
 from sra2cli.core import pictures
 from sra2cli.core.environment import environment
+from sra2cli.reports.report import report
 from sra2cli.runs.run import Run
 
 Command = Callable[[list[str]], None]  # carries out `sra2 ARGUMENTS`
@@ -34,3 +35,10 @@ def loss_curves(out: Path, names: Mapping[str, str]) -> None:
         metrics = Run(out / folder).metrics()
         curves[name] = ([m["step"] for m in metrics], [m["denoise"] for m in metrics])
     pictures.curves(curves, out / "loss.png", x="training step", y="denoising loss")
+
+
+def page(out: Path, names: Mapping[str, str]) -> Path:
+    """OUT/report.html of the same runs: samples, curves and numbers beside each other."""
+    file = out / "report.html"
+    report([out / folder for folder in names], file, names=list(names.values()))
+    return file

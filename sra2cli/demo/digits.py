@@ -16,7 +16,7 @@ from sra2cli.core import console, pictures
 from sra2cli.core.files import write_atomically, write_json
 from sra2cli.data import digits
 from sra2cli.data.images import read_image
-from sra2cli.demo.common import Command, loss_curves, on_one_thread
+from sra2cli.demo.common import Command, loss_curves, on_one_thread, page
 from sra2cli.evaluation.digits_classifier import TRAINED_ON
 
 RECIPES = ("digits-sit", "digits-sra2")
@@ -28,7 +28,7 @@ HEADER = ("run", "steps", "fd-digits ↓", "accuracy ↑", "guided fd-digits", "
 
 
 def demo(out: Path, run: Command, *, seed: int = 0, steps: int = 2400) -> dict[str, Any]:
-    """Run the whole pipeline; results go to `out`: report.md, PNGs, results.json.
+    """Run the whole pipeline; results go to `out`: report.html, report.md, PNGs, results.json.
 
     Run again, finished steps are not done twice.
 
@@ -109,7 +109,7 @@ def report(out: Path, results: dict[str, Any]) -> None:
     write_json(out / "results.json", results)
     write_atomically(out / "report.md", _report_text(cells, steps, results))
     console.print_table("digits: SiT against SiT + SRA 2", HEADER, cells)
-    console.say(f"report: {out / 'report.md'}   pictures: {out / f'samples-step{steps[-1]}.png'}")
+    console.say(f"report: {out / 'report.md'}   to look at: {page(out, NAMES)}")
 
 
 def _report_text(cells: Sequence[Sequence[str]], steps: list[int], results: dict[str, Any]) -> str:

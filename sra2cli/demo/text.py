@@ -21,7 +21,7 @@ from sra2cli.core.errors import UserError
 from sra2cli.core.files import write_atomically, write_json
 from sra2cli.data import emoji
 from sra2cli.data.images import read_image
-from sra2cli.demo.common import Command, loss_curves, on_one_thread
+from sra2cli.demo.common import Command, loss_curves, on_one_thread, page
 
 RECIPES = ("emoji-mmdit", "emoji-mmdit-sra2")
 NAMES = {"emoji-mmdit": "MMDiT", "emoji-mmdit-sra2": "MMDiT + SRA 2"}
@@ -33,7 +33,7 @@ HEADER = ("run", "top-1 ↑", "top-5 ↑", "skin tone of 6 ↑", "fd-emoji ↓")
 
 
 def demo(out: Path, run: Command, *, seed: int = 0, steps: int = 2400) -> dict[str, Any]:
-    """Run it; results go to `out`: report.md, samples.png, loss.png, results.json.
+    """Run it; results go to `out`: report.html, report.md, samples.png, loss.png, results.json.
 
     Run again, finished steps are not done twice.
 
@@ -149,7 +149,7 @@ def report(out: Path, results: dict[str, Any]) -> None:
     write_json(out / "results.json", results)
     write_atomically(out / "report.md", _report_text(cells, results))
     console.print_table("emoji: held-out captions", HEADER, cells)
-    console.say(f"report: {out / 'report.md'}   pictures: {out / 'samples.png'}")
+    console.say(f"report: {out / 'report.md'}   to look at: {page(out, NAMES)}")
 
 
 def _report_text(cells: Sequence[Sequence[str]], results: dict[str, Any]) -> str:

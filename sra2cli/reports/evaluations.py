@@ -12,7 +12,7 @@ from sra2cli.config.reading import checked
 from sra2cli.evaluation.judge import Result
 from sra2cli.evaluation.scores import BETTER, with_accuracy
 from sra2cli.reports.curves import short
-from sra2cli.reports.told import Told, shown
+from sra2cli.reports.told import Told, part, shown
 
 SOLVERS = {"em": "Euler-Maruyama", "euler": "Euler", "heun": "Heun", "edm": "EDM"}
 SAID = ("solver", "steps", "last_step", "cfg", "interval", "labels", "seed", "rounding", "prompts")
@@ -68,7 +68,7 @@ def evaluations(
 
 def while_training(number: int, told: Told, row: Mapping[str, Any]) -> Evaluation:
     """A row of metrics.jsonl; the images were drawn from the EMA."""
-    drawn = row["sampling"] if isinstance(row.get("sampling"), dict) else {}
+    drawn = part(row, "sampling")
     told_apart = ("step", "count", "event")
     values = {
         k: float(v)
@@ -90,9 +90,8 @@ def of_result(number: int, file: Path, result: Mapping[str, Any]) -> Evaluation:
     """A file of `sra2 eval`; ValueError where a number is missing."""
     names = with_accuracy(result["settings"]["metrics"], [result])
     values = {name: float(checked(float, result.get(name))) for name in names}
-    how = result.get("how") or {}
-    drawn = how.get("sampling") or {}
-    extractor, environment = result.get("extractor") or {}, result["environment"]
+    how, extractor, environment = (part(result, k) for k in ("how", "extractor", "environment"))
+    drawn, step = part(how, "sampling"), how.get("step")
     setting = {
         "images": result["count"],
         "reference": result["reference"],
@@ -110,12 +109,12 @@ def of_result(number: int, file: Path, result: Mapping[str, Any]) -> Evaluation:
         "reference": f"{shown(result['reference'])}, {shown(result.get('reference_count'))} images",
         "judged through": f"{shown(extractor.get('name'))} {extractor.get('fingerprint', '')}",
         **{k: shown(v) for k, v in record.items() if k not in ("num", "step") and v is not None},
-        "first stage": shown((how.get("vae") or {}).get("name")),
+        "first stage": shown(part(how, "vae").get("name")),
         "device": shown(environment["device"]),
         "versions": ", ".join(f"{k} {environment.get(k)}" for k in ("sra2", "torch", "git")),
     }
-    step, cfg, warnings = how.get("step"), guidance(drawn), result["warnings"]
-    return Evaluation(number, step, cfg, values, without(drawn), setting, made, warnings)
+    step, cfg = step if isinstance(step, int) else None, guidance(drawn)
+    return Evaluation(number, step, cfg, values, without(drawn), setting, made, result["warnings"])
 
 
 def guidance(drawn: Mapping[str, Any]) -> float | None:
@@ -136,7 +135,7 @@ def words(drawn: Mapping[str, Any], setting: Mapping[str, Any], *, guided: bool 
     """Settings of sampling as people say them. guided: with the guidance scale."""
     parts = []
     if "solver" in drawn:
-        solver = SOLVERS.get(drawn["solver"], shown(drawn["solver"]))
+        solver = SOLVERS.get(str(drawn["solver"]), shown(drawn["solver"]))
         parts.append(f"{solver}, {shown(drawn.get('steps'))} steps")
     cfg, interval = drawn.get("cfg"), drawn.get("interval")
     if guided and cfg is not None:

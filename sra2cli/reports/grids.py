@@ -24,7 +24,7 @@ from sra2cli.training.previews import GUIDED, PREVIEW, PREVIEWED
 TIERS: tuple[tuple[int, int, int | None], ...] = (
     # Steps of a series, pixels of the longer side, quality; None: without loss.
     (40, 4096, None),
-    (24, 1024, 80),
+    (24, 1024, 88),
     (16, 768, 75),
     (12, 640, 65),
     (9, 512, 60),
@@ -136,7 +136,7 @@ def packed(
     for most, side, quality in TIERS:
         thin = [series.thinned(most) for series in found]
         files = [file for series in thin for file in series.frames.values()]
-        if quality is None and sum(f.stat().st_size for f in files if f.exists()) > budget:
+        if quality is None and 3 * sum(f.stat().st_size for f in files if f.exists()) > budget:
             continue
         sizes = [len(encoded(image, side, quality)) for image in tried]
         if sum(sizes) * len(files) > budget * len(sizes):
@@ -200,7 +200,7 @@ def as_page(
             alt = f"{series.count} images of {runs[run].name} after {step:,} steps"
             frames.append({"run": run, "step": step, "src": url, "width": width, "alt": alt})
     steps, all_steps = ({at[1] for at in s.frames} for s in (series, whole))
-    note = [] if quality is None else ["made smaller for this page"]
+    note = [] if quality is None else ["compressed to fit this page"]
     if len(steps) < len(all_steps):
         note.append(f"{len(steps)} of {len(all_steps)} steps are shown")
     shown = sorted({frame["step"] for frame in frames})

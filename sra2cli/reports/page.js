@@ -4,6 +4,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const hidden = new Set();
 const HUES = 10;
+const FROM_ZERO = ["images_per_second", "memory_gb", "mfu"];
 
 function hue(element, run) {
   element.dataset.run = run;
@@ -72,7 +73,7 @@ function chart(figure, spec) {
   if (!ys.length) { image.append(svg("text", { x: 12, y: 30 }, "nothing to show")); return; }
   const [low, high] = [Math.min, Math.max].map((of) => ys.reduce((a, b) => of(a, b)));
   const logx = spec.logx && xs[0] > 0, logy = spec.logy && low > 0;
-  const yaxis = axis(low, high, { logarithmic: logy, count: 4, wide: true });
+  const yaxis = axis(spec.zero && !logy ? Math.min(0, low) : low, high, { logarithmic: logy, count: 4, wide: true });
   const left = Math.max(...yaxis.ticks.map((t) => short(t).length), 2) * 7 + 12, right = 14, top = 10, bottom = 40, inset = spec.dots ? 8 : 0;
   const xaxis = axis(logx || spec.dots ? xs[0] : 0, xs[xs.length - 1], { logarithmic: logx, count: Math.max(2, Math.floor((width - left) / 90)) });
   const X = (x) => left + inset + xaxis.place(x) * (width - left - right - 2 * inset);
@@ -171,7 +172,7 @@ function trainingCharts() {
       if (of.y[key]) { const [y, low, high] = of.y[key]; lines.push({ run, x: of.x, y, low, high }); }
     });
     const [title, unit] = [...figure.querySelector("figcaption").children].map((part) => part.textContent);
-    chart(figure, { title, unit, over: "training step", at: "step", lines, logx, logy, percent: key === "mfu" });
+    chart(figure, { title, unit, over: "training step", at: "step", lines, logx, logy, percent: key === "mfu", zero: FROM_ZERO.includes(key) });
   }
 }
 
@@ -227,9 +228,11 @@ function grids() {
     room.replaceChildren(...made);
   }
   function choose() {
-    const steps = data.series[select.value].steps;
+    const { steps, frames } = data.series[select.value];
+    const runs = (step) => frames.filter((frame) => frame.step === step).length;
+    const most = Math.max(...steps.map(runs)); // begin at the last step that most of the runs have
     slider.max = steps.length - 1;
-    slider.value = steps.length - 1;
+    slider.value = steps.findLastIndex((step) => runs(step) === most);
     slider.disabled = steps.length < 2;
     show();
   }

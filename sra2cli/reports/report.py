@@ -101,9 +101,11 @@ def page(
     )
     room.globals |= {"value": evaluations.value, "beside": told.beside}
     style, script = (Markup((HERE / f"page.{kind}").read_text("utf-8")) for kind in ("css", "js"))
+    settings = told.compared(runs)
     return room.get_template("page.html").render(
         runs=runs,
-        differing=told.differing(runs),
+        settings=settings,
+        differing=[(key, values) for key, values in settings if len(set(values)) > 1],
         charts=curves.charts([run.curves for run in runs]),
         tables=evaluations.tables(judged),
         data=Markup(in_script(data)),

@@ -15,6 +15,7 @@ from sra2cli.reports.curves import Curves, thinned
 from sra2cli.runs.run import Run
 
 NOTHING = "–"
+MACHINE = ("torch", "python", "platform", "device")  # of an environment
 LONGEST = 300  # characters of a value that are shown
 
 
@@ -67,8 +68,9 @@ class Told:
         found["store: images"] = f"{store['count']:,}"
         found["store: first stage"] = shown(store["info"].get("vae"))
         found["store: checksum"] = shown(next(iter(store["checksums"].values()), None))
-        found["begun from"] = shown((self.about.get("init") or {}).get("path", "scratch"))
-        return found
+        found["begun from"] = shown(part(self.about, "init").get("path", "scratch"))
+        environment = part(self.about, "environment")
+        return found | {f"made with: {k}": shown(environment.get(k)) for k in ("git", *MACHINE)}
 
     @cached_property
     def cost(self) -> dict[str, str]:
@@ -82,7 +84,7 @@ class Told:
                 images, seconds = images + made, seconds + made / rate
                 spent += made / rate * row.get("mfu", math.nan)
         memory = [row["memory_gb"] for row in self.rows if "memory_gb" in row]
-        environment = self.about.get("environment") or {}
+        environment = part(self.about, "environment")
         count = self.about["store"]["count"]
         return {
             "device": shown(environment.get("device")),
@@ -99,8 +101,8 @@ class Told:
     @property
     def made(self) -> dict[str, str]:
         """With what, and by which command."""
-        found = self.about.get("environment") or {}
-        keys = ("command", "git", "sra2", "torch", "python", "platform", "device")
+        found = part(self.about, "environment")
+        keys = ("command", "git", "sra2", *MACHINE)
         return {"folder": str(self.run.path), **{k: shown(found.get(k)) for k in keys}}
 
 
@@ -130,18 +132,23 @@ def names_of(paths: Sequence[Path]) -> list[str]:
     ]
 
 
-def differing(runs: Sequence[Told]) -> list[tuple[str, list[str]]]:
-    """(setting, its value in each run) where they differ."""
+def compared(runs: Sequence[Told]) -> list[tuple[str, list[str]]]:
+    """(setting, its value in each run)."""
     found = [told.settings for told in runs]
     keys = list(dict.fromkeys(key for settings in found for key in settings))
-    rows = [(key, [settings.get(key, NOTHING) for settings in found]) for key in keys]
-    return [(key, values) for key, values in rows if len(set(values)) > 1]
+    return [(key, [settings.get(key, NOTHING) for settings in found]) for key in keys]
 
 
 def beside(runs: Sequence[Told], what: Literal["facts", "cost"]) -> list[tuple[str, list[str]]]:
     """(fact, its value in each run)."""
     found = [told.facts if what == "facts" else told.cost for told in runs]
     return [(key, [facts[key] for facts in found]) for key in found[0]]
+
+
+def part(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """What a record holds under a key; nothing where that is no record."""
+    found = record.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def shown(value: Any) -> str:

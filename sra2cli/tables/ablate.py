@@ -16,6 +16,7 @@ from sra2cli.core import console
 from sra2cli.core.environment import command_line
 from sra2cli.core.errors import DataError, SetupError, UserError
 from sra2cli.data.batches import share
+from sra2cli.reports.report import report
 from sra2cli.runs.run import Run
 from sra2cli.tables import axes, method_rows, paper, render
 from sra2cli.tables.axes import AXES, Row
@@ -202,6 +203,7 @@ def carried_out(
     }
     made = {name: {**table, **about} for name, table in tables().items()}
     files = [file for table in made.values() for file in render.write(table, out)]
+    files += page(cells, judged, out)
     return {
         "tables": made,
         "files": files,
@@ -209,6 +211,16 @@ def carried_out(
         "failed": {name: str(error) for name, error in failed.items()},
         "exit_code": max((error.exit_code for error in failed.values()), default=0),
     }
+
+
+def page(cells: Cells, judged: Judged, out: Path) -> list[str]:
+    """OUT/report.html of the cells whose runs are there, with what was found of them."""
+    there = {cell.run: cell for cell in cells.values() if (cell.run / "recipe.yaml").is_file()}
+    if not there:
+        return []
+    results = {run: sorted(cell.results(judged).glob("*.json")) for run, cell in there.items()}
+    names = [cell.name for cell in there.values()]
+    return [report(list(there), out / "report.html", names=names, results=results)["report"]]
 
 
 def run_missing(cells: Cells, judged: Judged, base: Recipe, how: How) -> dict[str, UserError]:
