@@ -14,11 +14,14 @@ NAMES = {  # of a row of metrics → title, and what is on its axis
     "loss": ("Total loss", "all terms, weighted"),
     "grad_norm": ("Gradient norm", "L2 norm, before clipping"),
     "images_per_second": ("Throughput", "images per second"),
+    "data_seconds": ("Waiting for data", "seconds a step"),
     "memory_gb": ("Memory", "GB, the peak so far"),
     "mfu": ("Use of the device (MFU)", "% of its peak matrix rate"),
+    "of_matrix_rate": ("Use of the device", "% of the matrix rate measured there"),
 }
-LAST = ("grad_norm", "images_per_second", "memory_gb", "mfu")  # charts that come after the losses
-PERCENT = ("mfu",)
+PERCENT = ("mfu", "of_matrix_rate")
+FROM_ZERO = ("images_per_second", "data_seconds", "memory_gb", *PERCENT)
+LAST = ("grad_norm", *FROM_ZERO)  # charts that come after the losses
 
 
 @dataclass(frozen=True)
@@ -74,5 +77,9 @@ def charts(curves: Sequence[Curves]) -> list[dict[str, Any]]:
     first = [name for name in ("denoise", "loss") if name in names]
     other = [name for name in names if name not in (*first, *LAST)]
     ordered = [*first, *other, *(name for name in LAST if name in names)]
-    titles = {name: NAMES.get(name, (f"Loss: {name}", "before its weight")) for name in ordered}
-    return [{"key": n, "title": title, "unit": unit} for n, (title, unit) in titles.items()]
+    made = []
+    for name in ordered:
+        title, unit = NAMES.get(name, (f"Loss: {name}", "before its weight"))
+        about = {"percent": name in PERCENT, "zero": name in FROM_ZERO}
+        made.append({"key": name, "title": title, "unit": unit, **about})
+    return made

@@ -4,7 +4,6 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const hidden = new Set();
 const HUES = 10;
-const FROM_ZERO = ["images_per_second", "memory_gb", "mfu"];
 
 function hue(element, run) {
   element.dataset.run = run;
@@ -167,12 +166,12 @@ function pointed(figure, image, view) {
 function trainingCharts() {
   const [logx, logy] = ["logx", "logy"].map((id) => document.getElementById(id)?.checked);
   for (const figure of document.querySelectorAll("[data-curve]")) {
-    const key = figure.dataset.curve, lines = [];
+    const { curve: key, percent, zero } = figure.dataset, lines = [];
     data.curves.forEach((of, run) => {
       if (of.y[key]) { const [y, low, high] = of.y[key]; lines.push({ run, x: of.x, y, low, high }); }
     });
     const [title, unit] = [...figure.querySelector("figcaption").children].map((part) => part.textContent);
-    chart(figure, { title, unit, over: "training step", at: "step", lines, logx, logy, percent: key === "mfu", zero: FROM_ZERO.includes(key) });
+    chart(figure, { title, unit, over: "training step", at: "step", lines, logx, logy, percent: +percent, zero: +zero });
   }
 }
 

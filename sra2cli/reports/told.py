@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sra2cli.config import recipe
 from sra2cli.config.settings import Recipe
 from sra2cli.core.errors import SetupError
-from sra2cli.reports.curves import Curves, thinned
+from sra2cli.reports.curves import PERCENT, Curves, thinned
 from sra2cli.runs.run import Run
 
 NOTHING = "–"
@@ -65,7 +65,7 @@ class Told:
             if value not in ({}, [])
         }
         found["store"] = shown(store["path"])
-        found["store: images"] = f"{store['count']:,}"
+        found["store: images"] = shown(store.get("count"))
         found["store: first stage"] = shown(store["info"].get("vae"))
         found["store: checksum"] = shown(next(iter(store["checksums"].values()), None))
         found["begun from"] = shown(part(self.about, "init").get("path", "scratch"))
@@ -75,26 +75,28 @@ class Told:
     @cached_property
     def cost(self) -> dict[str, str]:
         """What the training took, of its rows of metrics."""
-        images, seconds, spent = 0.0, 0.0, 0.0
-        before = 0.0
+        images, seconds, before = 0.0, 0.0, 0.0
+        used = dict.fromkeys(PERCENT, 0.0)  # shares by time
         for row in self.rows:
             made = (row["step"] - before) * self.recipe.train.batch
             rate, before = row.get("images_per_second", 0.0), row["step"]
-            if made > 0 and rate > 0 and math.isfinite(rate):
+            if made > 0 and 0 < rate < math.inf:
                 images, seconds = images + made, seconds + made / rate
-                spent += made / rate * row.get("mfu", math.nan)
+                for name in used:
+                    used[name] += made / rate * row.get(name, math.nan)
         memory = [row["memory_gb"] for row in self.rows if "memory_gb" in row]
-        environment = part(self.about, "environment")
-        count = self.about["store"]["count"]
+        shares = {k: f"{v / seconds:.1%}" for k, v in used.items() if seconds and math.isfinite(v)}
+        count = self.about["store"].get("count")
         return {
-            "device": shown(environment.get("device")),
+            "device": shown(part(self.about, "environment").get("device")),
             "precision": self.recipe.train.precision,
             "global batch": f"{self.recipe.train.batch:,}",
             "images seen": f"{images:,.0f}",
             "epochs": f"{images / count:,.1f}" if count else NOTHING,
             "hours": f"{seconds / 3600:,.2f}" if seconds else NOTHING,
             "images per second": f"{images / seconds:,.1f}" if seconds else NOTHING,
-            "MFU": f"{spent / seconds:.1%}" if seconds and math.isfinite(spent) else NOTHING,
+            "MFU": shares.get("mfu", NOTHING),
+            "of the measured matrix rate": shares.get("of_matrix_rate", NOTHING),
             "peak memory, GB": f"{max(memory):,.2f}" if memory else NOTHING,
         }
 
