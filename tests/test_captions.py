@@ -19,6 +19,7 @@ from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.processes import Group
 from sra2cli.data.images import CROPS
 from sra2cli.data.sources import Choice, open_source
+from sra2cli.data.sources import captions as listed
 from sra2cli.data.store import Store
 from sra2cli.encoders.text import load_text_encoder
 from sra2cli.extraction import captions as extraction_captions
@@ -295,6 +296,17 @@ def test_names_are_known_in_whatever_form_they_are_written(tmp_path):
     images(tmp_path, (f"{taken_apart}/0.png",))
     write_metadata(tmp_path / taken_apart, ".jsonl", [("0.png", "a"), ("./0.png", "b")])
     assert open_source(tmp_path, AUTO).captions == [("a", "b")]
+
+
+def test_a_table_in_each_folder_does_not_look_at_all_images_again(tmp_path, monkeypatch):
+    for k in range(20):
+        images(tmp_path / str(k), THREE)
+        write_metadata(tmp_path / str(k), ".jsonl", [(name, f"{k}") for name in THREE])
+    seen = []
+    monkeypatch.setattr(listed, "plain", lambda name: seen.append(name) or name)
+    source = open_source(tmp_path, AUTO)
+    assert source.captions == [(name.split("/")[0],) for name in source.names]
+    assert len(seen) < 4 * len(source)
 
 
 def test_lists_of_captions_and_the_null_one(tmp_path):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from sra2cli.core.errors import SetupError
@@ -26,7 +26,7 @@ from sra2cli.data.sources.texts import (
 )
 
 COCO = re.compile(r"captions_.*\.json")
-Rule = Callable[[str], str]  # the name of an image, or a name for it → what must agree
+Rule = Callable[[str], str]  # the name of an image → what a name for it must agree with
 READERS = 8  # threads that read small files
 
 
@@ -157,16 +157,15 @@ def _given(found: Found, wanted: str) -> Table:
 def _metadata(found: Found) -> list[Table]:
     """metadata.* in the folders above images, outer ones first."""
     names = found.listing.names
+    above: set[Key] = set()
+    for k in found.order:
+        folder = names[k]
+        while folder and (found.shard(k), folder := posixpath.dirname(folder)) not in above:
+            above.add((found.shard(k), folder))
     chosen: dict[Key, int] = {}
     for i, name in enumerate(names):
         folder, base = posixpath.split(name)
-        if base.lower() not in TABLES:
-            continue
-        below = (
-            found.shard(k) == found.shard(i) and (not folder or names[k].startswith(f"{folder}/"))
-            for k in found.order
-        )
-        if not any(below):
+        if base.lower() not in TABLES or (found.shard(i), folder) not in above:
             continue
         other = chosen.setdefault((found.shard(i), folder), i)
         if other != i:
@@ -206,11 +205,12 @@ def _coco(found: Found) -> list[Table]:
 def _from_tables(found: Found, tables: list[Table], column: str | None) -> None:
     """Captions by the names of images; of several tables the one in the innermost folder."""
     captions: dict[int, Captions] = {}
+    by_path = cache(partial(_images_by, found, plain))
     for table in tables:
         where = table.name if Path(table.name).is_file() else f"{found.root}: {table.name}"
         listed = listed_in(table.data, where, column)
         images = _numbered(found, listed) if found.kind == "latents" else {}
-        images = images or _matched(found, table, listed)
+        images = images or _matched(found, table, listed, by_path)
         if not images:
             there = found.listing.names[found.order[0]]
             raise SetupError(
@@ -231,23 +231,32 @@ def _from_tables(found: Found, tables: list[Table], column: str | None) -> None:
     found.said.append(f"the captions are those of {', '.join(table.name for table in tables)}")
 
 
-def _matched(found: Found, table: Table, listed: Listed) -> dict[str, list[int]]:
+def _matched(
+    found: Found, table: Table, listed: Listed, by_path: Callable[[str], dict[str, list[int]]]
+) -> dict[str, list[int]]:
     """The images of each name: a path from the table's folder, else from that of the images or the
-    root, else what a path ends in, where that is unique."""
-    names = found.listing.names
-    order = [i for i in found.order if table.shard in ("", found.shard(i))]
-    below = [partial(_below, base) for base in dict.fromkeys((table.folder, found.prefix, ""))]
-    rules: list[tuple[Rule, Rule]] = [(rule, plain) for rule in below]
-    for of_name, of_image in rules[:1] if table.strict else [*rules, (_base, _base)]:
-        at: dict[str, list[int]] = {}
-        for i in order:
-            at.setdefault(of_image(names[i]), []).append(i)
-        images = {name: at[of_name(name)] for name in listed if of_name(name) in at}
-        if of_name is _base and sum(map(len, images.values())) > len(set(map(_base, images))):
-            continue
+    root, else what a path ends in, where that is unique. by_path: images of a shard by their paths.
+    """
+    at = by_path(table.shard)
+    bases = [table.folder] if table.strict else [table.folder, found.prefix, ""]
+    for base in bases:
+        images = {name: at[path] for name in listed if (path := _below(base, name)) in at}
         if images:
             return images
-    return {}
+    if table.strict:
+        return {}
+    at = _images_by(found, _base, table.shard)
+    images = {name: at[_base(name)] for name in listed if _base(name) in at}
+    return images if sum(map(len, images.values())) == len(set(map(_base, images))) else {}
+
+
+def _images_by(found: Found, rule: Rule, shard: str) -> dict[str, list[int]]:
+    """The images of a shard ("": of all) by what a rule makes of their names."""
+    at: dict[str, list[int]] = {}
+    for i in found.order:
+        if shard in ("", found.shard(i)):
+            at.setdefault(rule(found.listing.names[i]), []).append(i)
+    return at
 
 
 def _below(base: str, name: str) -> str:
