@@ -44,7 +44,7 @@ MET: dict[str, tuple[str, str]] = {
     "evaluation": ("`eval`", "eval.md"),
     "tables": ("`ablate` and `cost`", "tables.md"),
     "figures": ("`figures`", "tables.md"),
-    "reports": ("`report`", "commands.md"),
+    "reports": ("`report`", "report.md"),
     "publish": ("`export`", "hub.md"),
     "doctor": ("`doctor`", "machine.md"),
     "demo": ("`demo`", "emoji.md"),
