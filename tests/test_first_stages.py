@@ -1,5 +1,6 @@
 """`sra2 vae`: a first stage of one's own."""
 
+import importlib.util
 import json
 import math
 import os
@@ -330,6 +331,23 @@ def test_defaults_of_the_command_are_those_of_the_settings():
     assert settings.checked({"resolution": 256}).latent == (4, 32, 32)
     with pytest.raises(SetupError, match="--steps"):
         settings.checked({"steps": 0})
+
+
+@pytest.mark.slow
+def test_digits_come_as_near_as_the_packaged_first_stage(tmp_path, monkeypatch):
+    """At equal steps and size, within 0.3 dB: by the tool that prints both."""
+    file = Path(__file__).parent.parent / "tools" / "make_first_stages.py"
+    spec = importlib.util.spec_from_file_location("make_first_stages", file)
+    assert spec is not None and spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tool, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["make_first_stages.py", "digits"])
+    tool.main()
+    found = json.loads((tmp_path / "first-stage-digits.json").read_text())
+    own, packaged = found["sra2 vae"], found["packaged"]
+    assert own["PSNR, trained on"] > packaged["PSNR, trained on"] - 0.3
 
 
 def test_glances_see_the_network_as_it_is(digits_folder):
