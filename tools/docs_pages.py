@@ -20,7 +20,7 @@ OUTPUTS, LOSSES = DOCS / "outputs", ROOT / "benchmarks" / "results" / "losses.js
 
 # Commands in the order in which they are met; then the others.
 FIRST = ("demo", "doctor", "suggest", "vae", "extract", "recipes", "train", "sample", "eval")
-STEPS = (100, 1000, 10_000)  # whose losses are shown
+STEPS = (100, 1000, 2400, 4800)  # whose losses are shown
 LINE = re.compile(r"^\{\{ (\w+)(.*) \}\}$", re.M)
 LINK = re.compile(r"(\]\()(\.\./[^)#\s]+)(#[^)\s]*)?(\))")
 # Where the errors of a wing are met: the commands, and the page that says more.
@@ -186,24 +186,37 @@ def recipes_text() -> str:
         f"| `{name}` | {plain(recipe.headline(name))} | {'yes' if name in losses() else 'no'} |"
         for name in recipe.names()
     ]
-    return "\n".join(["| recipe | | run here |", "| --- | --- | --- |", *rows])
+    return "\n".join(["| recipe | | trained here |", "| --- | --- | --- |", *rows])
 
 
-def losses() -> dict[str, list[dict[str, float]]]:
-    """{recipe: rows of its metrics}, as benchmarks/losses.py wrote them."""
-    return json.loads(LOSSES.read_text(encoding="utf-8"))["recipes"]
+def losses() -> dict[str, dict[str, dict[str, list[float]]]]:
+    """{recipe: {seed: {"step": [...], loss: [...]}}}, as benchmarks/losses.py wrote them."""
+    found = json.loads(LOSSES.read_text(encoding="utf-8"))["recipes"]
+    return {name: found[name] for name in sorted(found)}
 
 
 def losses_text() -> str:
-    """A row a recipe and loss, a column a step."""
+    """A row a recipe and loss, a column a step: the mean over seeds, and the range."""
     lines = ["| recipe | loss | " + " | ".join(f"step {step:,}" for step in STEPS) + " |"]
-    lines.append("| --- | --- |" + " ---: |" * len(STEPS))
-    for name, rows in losses().items():
-        found = {row["step"]: row for row in rows}
-        for loss in [key for key in rows[0] if key != "step"]:
-            cells = [f"{found[step][loss]:.3f}" if step in found else "–" for step in STEPS]
+    lines.append("| --- | --- |" + " --- |" * len(STEPS))
+    for name, seeds in losses().items():
+        for loss in [key for key in seeds["0"] if key != "step"]:
+            cells = [
+                spread(
+                    [s[loss][s["step"].index(step)] for s in seeds.values() if step in s["step"]]
+                )
+                for step in STEPS
+            ]
             lines.append(f"| `{name}` | {loss} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    """Their mean, and the least and largest."""
+    if not values:
+        return ""
+    mean = sum(values) / len(values)
+    return f"{mean:.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 # Code.
