@@ -40,7 +40,7 @@ MET: dict[str, tuple[str, str]] = {
     "runs": ("`train`, `sample`, `eval`, `figures`: run folders", "launching.md"),
     "models": ("`sample`, `eval`, `train --init`: weights", "decisions.md"),
     "sampling": ("`sample`", "commands.md"),
-    "diffusion": ("`sample`: guidance", "methods.md"),
+    "diffusion": ("`sample`: guidance", "self-guidance.md"),
     "evaluation": ("`eval`", "eval.md"),
     "tables": ("`ablate` and `cost`", "tables.md"),
     "figures": ("`figures`", "tables.md"),
