@@ -21,6 +21,7 @@ from common import METHODS, RESULTS, make_engine, make_store
 
 from sra2cli.core import console
 from sra2cli.core.environment import environment
+from sra2cli.tables.timing import release
 from sra2cli.training.counting import flops_per_image
 from sra2cli.training.rates import matrix_rate, named_rate, wait
 
@@ -35,9 +36,11 @@ def measure(size: str, method: str, micro: int, store: Any, device: str) -> dict
         "train.precision=bf16",
         "train.compile=true",
     ]
-    torch._dynamo.reset()  # another batch would be compiled with a size that may change
+    torch.compiler.reset()
+    release()  # the engine before this one, which refers to itself
+    left = 0
     if device.startswith("cuda"):
-        torch.cuda.empty_cache()
+        left = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
     engine, source = make_engine(size, method, store, device, settings)
     steps = engine.steps_from(source.from_step(0, 10**6))
@@ -58,6 +61,7 @@ def measure(size: str, method: str, micro: int, store: Any, device: str) -> dict
         "slowest": min(runs),
         "fastest": max(runs),
         "peak_memory_gb": peak / 1e9,
+        "left_by_others_gb": left / 1e9,
         "flops_per_image": flops_per_image(engine.recipe, encoder=method == "repa"),
     }
 

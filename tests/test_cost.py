@@ -1,12 +1,16 @@
 """sra2 cost: what is counted equals the golden file, what is measured is said to be so."""
 
 import json
+import weakref
 
 import pytest
+import torch
 from conftest import GOLDEN, one_line
 
+from sra2cli.config import recipe
 from sra2cli.models.build import shape_of
-from sra2cli.tables import cost, methods, paper
+from sra2cli.tables import cost, methods, paper, timing
+from sra2cli.training.trial import make_store, trial
 
 COSTS = json.loads((GOLDEN / "costs.json").read_text())
 
@@ -105,3 +109,24 @@ def test_blocks_of_methods_are_there_whatever_the_depth(model):
         for settings in wanted.align.values():
             depths = [v for k, v in vars(settings).items() if k.endswith("depth")]
             assert all(1 <= depth <= shape_of(wanted).depth for depth in depths), method
+
+
+def test_an_engine_that_was_measured_is_gone(tmp_path, monkeypatch):
+    """Compiled blocks refer to themselves; the memory of the next is measured without them."""
+    compile_ = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda m, **o: compile_(m, backend="aot_eager", **o)
+    )
+    torch.compiler.reset()
+    sizes = ["model.size=custom", "model.depth=2", "model.width=32", "model.heads=2"]
+    sizes += ["model.patch=2", "data.latent=4", "train.batch=2", "train.compile=true"]
+    wanted = recipe.load("b-sit", [*sizes, "train.precision=fp32"])
+    store = make_store(tmp_path, wanted, 4, features=False)
+    training, engine = trial(wanted, store, "cpu", encoder=False)
+    steps = engine.steps_from(training.batches("cpu").from_step(0, 9))
+    assert next(steps) == 1
+    weights = [weakref.ref(p) for p in engine.objective.parameters()]
+    weights += [weakref.ref(s["exp_avg"]) for s in engine.optimizer.state.values()]
+    del steps, training, engine
+    timing.release()
+    assert not [weight for weight in weights if weight() is not None]

@@ -86,7 +86,7 @@ class Job:
         count, missing = len(images), self.info.encode_batch - len(images)
         images = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])])
         if self.vae.device.type == "cuda":
-            images = images.pin_memory()
+            images = images.pin_memory()  # torch keeps such memory, and hands it out again
         found = {}
         for prefix, flipped in (("", False), ("mirrored_", True))[: 1 + self.info.mirrored]:
             batch = images.flip(2) if flipped else images
@@ -241,25 +241,43 @@ def worker_count(job: Job, group: Group) -> int:
     return default_workers(group.count, accelerator=group.device != "cpu")
 
 
-Encoded = tuple[Chunk, dict[str, Tensor]]
+Host = tuple[Chunk, dict[str, np.ndarray]]  # a chunk, and what is stored of its rows
 
 
-def encoded(job: Job, rows: list[range], workers: int) -> Iterator[Encoded]:
+class Leaving:
+    """Values on their way to the host. On a GPU the copy is queued behind what makes them, and
+    before the next chunk: to ask for it later would wait for that one too."""
+
+    def __init__(self, values: dict[str, Tensor]):
+        self._host = {name: value.to("cpu", non_blocking=True) for name, value in values.items()}
+        self._there: torch.cuda.Event | None = None
+        if any(value.is_cuda for value in values.values()):
+            self._there = torch.cuda.Event()
+            self._there.record()
+
+    def arrived(self) -> dict[str, np.ndarray]:
+        """Waits for them."""
+        if self._there is not None:
+            self._there.synchronize()
+        return {name: value.numpy() for name, value in self._host.items()}
+
+
+def encoded(job: Job, rows: list[range], workers: int) -> Iterator[Host]:
     """Chunks and what is stored of them, in order; one more is always under way on the device.
 
     Raises:
         DataError: the source has vanished.
     """
-    before: Encoded | None = None
+    before: tuple[Chunk, Leaving] | None = None
     for chunk in decoded(job.chunks(rows), workers=workers):
         if chunk.gone:
             raise gone(chunk.gone)
-        values = job.encode(chunk.values) if chunk.rows else {}
+        values = Leaving(job.encode(chunk.values) if chunk.rows else {})
         if before is not None:
-            yield before
+            yield before[0], before[1].arrived()
         before = chunk, values
     if before is not None:
-        yield before
+        yield before[0], before[1].arrived()
 
 
 def gone(what: str) -> DataError:

@@ -19,8 +19,9 @@ from sra2cli.data.store_info import OWN
 from sra2cli.data.store_writer import StoreWriter, contents_of, partial_file
 from sra2cli.extraction import captions
 from sra2cli.extraction.changes import changed, last_written
-from sra2cli.extraction.decode import Chunk, worker_deaths
+from sra2cli.extraction.decode import worker_deaths
 from sra2cli.extraction.encode import (
+    Host,
     Job,
     encode_rate,
     encoded,
@@ -28,10 +29,10 @@ from sra2cli.extraction.encode import (
     prepare,
     worker_count,
 )
+from sra2cli.extraction.half import say_error
 from sra2cli.extraction.latent_scale import computed
 from sra2cli.extraction.makers import Options
 
-Host = tuple[Chunk, dict[str, np.ndarray]]  # a chunk, and what is stored of its rows
 TOGETHER, PAUSE = 64, 1.0  # rows, or seconds, after which rows are written
 
 
@@ -63,6 +64,8 @@ def extract(
             check_disk(out, job)
         if dry_run:
             return estimate(out, job, group)
+        if group.main:
+            say_error(job)
         writer = open_writer(out, job, group)
         fill(writer, job, group)
         if job.text is not None and job.info.text_features:
@@ -150,6 +153,7 @@ def estimate(out: Path, job: Job, group: Group) -> dict[str, Any]:
         **estimate_text(job),
         "free_bytes": free_space(out),
         "images_per_second": rate,
+        **({} if (error := say_error(job)) is None else {"latent_error": round(error, 6)}),
         "seconds": len(job.source) / rate + text_seconds(job) / group.count,
         "batch": job.info.encode_batch,
         "processes": group.count,
@@ -222,8 +226,7 @@ def fill(writer: StoreWriter, job: Job, group: Group) -> None:
             for chunk, values in encoded(job, mine, worker_count(job, group)):
                 while len(written) > 4:
                     written.pop(0).result()
-                host = {name: value.cpu().numpy() for name, value in values.items()}
-                waiting.append((chunk, host))  # in one go: Ctrl-C may come anywhere
+                waiting.append((chunk, values))  # in one go: Ctrl-C may come anywhere
                 rows = sum(len(part) for part, _ in waiting)
                 if rows >= TOGETHER or time.monotonic() - since > PAUSE:
                     written.append(thread.submit(write_together, writer, waiting))

@@ -1,7 +1,8 @@
 """What training costs on this machine: each method in turns with SiT, in one process.
 
 Medians over the rounds, of ratios taken within a round, so that a machine that drifts slows both
-sides alike. Warm-up and compiling are kept out.
+sides alike. Warm-up and compiling are kept out. So two engines are there at a time, SiT's and one
+other; a method's memory is what it adds to SiT's, once the engine before it is gone.
 """
 
 import gc
@@ -70,7 +71,8 @@ def measured(methods: Sequence[str], setting: Setting) -> dict[str, Any]:
         "rounds": setting.rounds,
         "precision": wanted.train.precision,
         "compiled": setting.cuda,
-        "repa_encoder": "DINOv2-B/14, not compiled, random weights (they cost the same)",
+        "repa_encoder": f"DINOv2-B/14, {'' if setting.cuda else 'not '}compiled as the network, "
+        "random weights (they cost the same)",
         "rows": rows,
     }
 
