@@ -189,9 +189,8 @@ def test_a_dry_run_times_steps_with_the_encoder_that_will_run(
 
 # Checkpoints.
 
-ALL = ["checkpoint.json", "ema.safetensors", "heads.safetensors", "model.safetensors"]
-ALL += ["training.pt"]
-KEPT = ["checkpoint.json", "ema.safetensors"]
+KEPT = ["checkpoint.json", "ema.safetensors", "ema_heads.safetensors"]
+ALL = [*KEPT, "heads.safetensors", "model.safetensors", "training.pt"]
 SAVES = ["log.save_every=2", "log.keep_every=2", "log.keep=1"]
 
 
@@ -254,7 +253,7 @@ def test_a_training_does_not_begin_again_where_only_those_are_left(
 
 
 def test_a_kill_while_one_is_made_smaller(run_sra2, digits_store, tmp_path, monkeypatch):
-    """Its record names the EMA alone, the other files are still there: the next start ends it."""
+    """Its record names the EMAs alone, the other files are still there: the next start ends it."""
 
     def killed(folder, listed):
         raise KeyboardInterrupt
@@ -265,7 +264,7 @@ def test_a_kill_while_one_is_made_smaller(run_sra2, digits_store, tmp_path, monk
     run = tmp_path / "run"
     assert held(run) == {2: ALL, 4: ALL}
     about = json.loads((run / "checkpoints" / "step-00000002" / "checkpoint.json").read_text())
-    assert list(about["files"]) == ["ema.safetensors"]
+    assert list(about["files"]) == KEPT[1:]
     assert run_sra2("sample", "run@2", "--num", 1, "--steps", 2).returncode == 0
     again = run_sra2(*go_on(digits_store))
     assert again.returncode == 0 and "resuming run at step 4" in again.stderr

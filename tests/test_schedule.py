@@ -11,8 +11,8 @@ from sra2cli.config import recipe
 from sra2cli.config.methods import METHODS, SRA, SRA2
 from sra2cli.config.settings import Train
 from sra2cli.core.errors import SetupError
-from sra2cli.models.ema import Ema
-from sra2cli.training.engine import learning_rate
+from sra2cli.training import engine
+from sra2cli.training.engine import Engine, learning_rate
 from sra2cli.training.train import train
 
 TINY = ["model.depth=2", "model.width=24", "train.batch=32", "train.steps=6"]
@@ -85,19 +85,19 @@ def unasked(*_):
 def test_a_method_that_is_off_leaves_the_network_to_the_bit(
     digits_store, tmp_path, monkeypatch, plain, method
 ):
-    monkeypatch.setattr(Ema, "teacher", unasked)
+    monkeypatch.setattr(engine, "tokens_of", unasked)
     assert_equal(plain, trained(digits_store, tmp_path / "run", *method))
 
 
 @pytest.mark.parametrize("until", ["3", "1ep"])  # an epoch is three steps
 def test_the_teacher_is_asked_until_then_alone(digits_store, tmp_path, monkeypatch, plain, until):
-    asked, teacher = [], Ema.teacher
+    asked, tokens = [], engine.tokens_of
 
-    def counted(self, *arguments):
-        asked.append(self)
-        return teacher(self, *arguments)
+    def counted(model, *arguments):
+        asked.append(model)
+        return tokens(model, *arguments)
 
-    monkeypatch.setattr(Ema, "teacher", counted)
+    monkeypatch.setattr(engine, "tokens_of", counted)
     settings = [*SRA_METHOD, f"align.sra.until={until}", "log.every=1"]
     found = trained(digits_store, tmp_path / "run", *settings)
     assert len(asked) == 3
@@ -170,7 +170,6 @@ def test_the_learning_rate_in_closed_form():
 def test_a_falling_rate_is_that_of_the_optimiser_and_fixes_the_last_step(
     run_sra2, digits_store, tmp_path, monkeypatch
 ):
-    from sra2cli.training.engine import Engine
 
     rates, optimize = [], Engine._optimize
 

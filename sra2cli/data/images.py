@@ -41,6 +41,12 @@ def formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
+def size_of(data: bytes) -> tuple[int, int]:
+    """Width and height, by the head of an encoded image; OSError, ValueError where it has none."""
+    with Image.open(io.BytesIO(data), formats=formats()) as image:
+        return image.size
+
+
 def decode_image(
     data: bytes, resolution: int | None = None, crop: str = "adm-center"
 ) -> np.ndarray:

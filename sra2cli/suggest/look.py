@@ -1,6 +1,5 @@
 """What there is: images of one's own, and this machine."""
 
-import io
 import os
 import statistics
 from collections import Counter
@@ -13,7 +12,7 @@ from PIL import Image
 
 from sra2cli.core.environment import memory_limit
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.data.images import formats
+from sra2cli.data.images import size_of
 from sra2cli.data.sources import Choice, Source, open_source
 from sra2cli.data.sources.layout import SKIP
 
@@ -78,8 +77,7 @@ def short_side(source: Source, row: int) -> int | None:
     try:
         data = source.read(row)
         assert isinstance(data, bytes)
-        with Image.open(io.BytesIO(data), formats=formats()) as image:
-            return min(image.size)
+        return min(size_of(data))
     except (DataError, OSError, ValueError, Image.DecompressionBombError):
         return None
 
