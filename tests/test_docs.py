@@ -161,11 +161,9 @@ def test_every_command_is_shown_with_its_options_and_output():
         part = text[start : text.find("\n## ", start)]
         for option in (p for p in command.params if p.param_type_name == "option"):
             assert all(name in part for name in option.opts), option.name
-        if pages.OUTPUTS.exists():
-            assert f"```text\n$ sra2 {name}" in part, f"run tools/make_outputs.py {name}"
+        assert f"```text\n$ sra2 {name}" in part, f"tools/make_outputs.py runs no {name}"
 
 
-@pytest.mark.skipif(not pages.OUTPUTS.exists(), reason="no outputs yet")
 def test_outputs_are_of_commands_that_exist():
     scripts = room("tools/make_outputs.py").COMMANDS
     assert {p.stem for p in pages.OUTPUTS.iterdir()} == set(scripts)
@@ -215,18 +213,17 @@ def test_no_line_is_left_unfilled(page):
 
 
 def shape_of(output: str) -> list[str]:
-    """Its lines without numbers, widths and progress, which differ from run to run."""
+    """Its lines without numbers, digests, widths and progress, which differ from run to run."""
     kept = [line for line in output.splitlines() if not re.search(r"\d/s|^\W*$", line)]
-    plain = [re.sub(r"[━─]+", "─", re.sub(r"\d[\d.,]*(e-\d+)?", "0", line)) for line in kept]
+    plain = [re.sub(r"\b[0-9a-f]{8,}\b|\d[\d.,]*(e-\d+)?", "0", line) for line in kept]
     return [" ".join(line.split()) for line in plain]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not pages.OUTPUTS.exists(), reason="no outputs yet")
 def test_outputs_are_what_commands_print(tmp_path):
     script = room("tools/make_outputs.py")
     subprocess.run([sys.executable, script.__file__, "--out", str(tmp_path)], check=True)
-    for name in script.COMMANDS:
+    for name in script.COMMANDS.keys() - {"doctor", "suggest"}:  # they are of the machine
         new, shown = ((folder / f"{name}.txt").read_text() for folder in (tmp_path, pages.OUTPUTS))
         assert shape_of(new) == shape_of(shown), f"run tools/make_outputs.py {name}"
 

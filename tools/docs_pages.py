@@ -106,9 +106,10 @@ def commands_text() -> str:
 
 
 def plain(text: str) -> str:
-    """Words that Markdown leaves as they are, in one line."""
+    """Words that Markdown leaves as they are, in one line; what stands in backticks is code."""
     shown = html.escape(" ".join(text.split()), quote=False)
-    return re.sub(r"[|\[\]*_`\\{}~]", lambda found: f"&#{ord(found[0])};", shown)
+    shown = re.sub(r"[|\[\]*_\\{}~]", lambda found: f"&#{ord(found[0])};", shown)
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", shown)
 
 
 # Every error.

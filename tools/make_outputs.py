@@ -23,7 +23,7 @@ COMMANDS = {
     "doctor": ("sra2 doctor",),
     "suggest": ("sra2 suggest digits",),
     "recipes": ("sra2 recipes", "sra2 recipes digits-sra2"),
-    "vae": ("sra2 vae digits --out my-vae --resolution 32 --widths 16,32 --steps 20",),
+    "vae": ("sra2 vae digits --out my-vae --resolution 32 --widths 16,32 --steps 40",),
     "extract": (
         "sra2 extract digits --out digits.h5 --vae digits --resolution 32",
         "sra2 extract --check digits.h5",

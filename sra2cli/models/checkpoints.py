@@ -68,7 +68,7 @@ def load(
 
     Args:
         source: a .pt or .safetensors file, a folder made by `export`, a hub name
-            (hf:ORG/NAME[/FILE][@REVISION]), or a loaded checkpoint.
+            (`hf:ORG/NAME[/FILE][@REVISION]`), or a loaded checkpoint.
         num_heads: attention heads. They are not in a state dict: needed for sizes that are not in
             the table (S, B, L, XL).
         weights: which to take where the file holds both. A file without EMA gives what it has.
