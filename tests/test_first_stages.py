@@ -358,3 +358,12 @@ def test_glances_see_the_network_as_it_is(digits_folder):
     trainer.update()
     assert isinstance(seen, Vae) and all(p.requires_grad for p in trainer.model.parameters())
     assert seen.fingerprint != trainer.judged().fingerprint
+
+
+@pytest.mark.parametrize("steps", [1, 19, 20, 40])
+def test_a_rise_of_one_step_is_none(digits_folder, run_sra2, steps):
+    """Of 20 steps a rise over a twentieth ended in a division by zero."""
+    small = [*map(str, SMALL)]
+    small[small.index("--steps") + 1] = str(steps)
+    done = run_sra2("vae", digits_folder, "--out", f"v{steps}", *small, "--warmup", 0.05)
+    assert done.returncode == 0, done.stderr

@@ -43,8 +43,9 @@ class Trainer:
         )  # a fourth faster
         self.model = model.train()
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=wanted.lr, weight_decay=0.0)
+        rising = wanted.warmup if wanted.warmup * wanted.steps > 1 else 0.0  # of one step: none
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, wanted.lr, wanted.steps, pct_start=wanted.warmup
+            self.optimizer, wanted.lr, wanted.steps, pct_start=rising
         )
         self.step, self.seconds, self._begun = 0, 0.0, time.monotonic()
         self.sums: dict[str, Tensor] = {}
