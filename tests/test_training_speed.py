@@ -19,6 +19,7 @@ from sra2cli.encoders.first_stage import over_channels
 from sra2cli.encoders.image import load_encoder
 from sra2cli.models import compiling
 from sra2cli.runs.run import Run
+from sra2cli.tables.methods import method_recipe
 from sra2cli.training import rates
 from sra2cli.training.memory import CARD, memory_of
 from sra2cli.training.previews import drawn_in
@@ -193,6 +194,14 @@ def test_memory_is_that_of_a_real_step(tmp_path, method, precision):
     few, many = (kept_by_hooks(wanted, tmp_path / str(n), n) for n in (4, 12))
     found = memory_of(wanted).image
     assert found == pytest.approx((many - few) / 8, rel=0.02)
+
+
+@pytest.mark.parametrize("method", ["reg", "self-transcendence", "dispersive"])
+def test_memory_knows_what_methods_are_given(method):
+    """A class token, a frozen network that is held too, groups."""
+    found = memory_of(method_recipe("S/2", method, resolution=64))
+    plain = memory_of(method_recipe("S/2", "sit", resolution=64))
+    assert found.image > plain.image and found.fixed >= plain.fixed
 
 
 def test_the_largest_micro_batch_divides_and_fits():
