@@ -194,7 +194,8 @@ def test_a_missing_path_names_the_nearest(run_sra2, run, tmp_path):
         assert nearest in one_line(run_sra2("sample", name), 2)
     for name in ("runs/digit-sra2", "digits-sra2@4"):
         assert "did you mean runs/digits-sra2?" in one_line(run_sra2("eval", name), 2)
-    assert one_line(run_sra2("sample", "nothing"), 2).endswith("no such folder")
+    for name in ("nothing", "runs/other"):
+        assert one_line(run_sra2("sample", name), 2).endswith("no such folder")
 
 
 def test_an_export_is_the_run_and_says_what_it_is(run_sra2, run, tmp_path):

@@ -87,10 +87,11 @@ def pinned(source: Path, *, offline: bool = False) -> Path:
 
 
 def local(source: Path, *, offline: bool = False) -> Path:
-    """Where a source lies on this machine, downloaded if need be; other paths as they are."""
-    if not is_name(source):
-        return source
-    return _fetched(parsed(pinned(source, offline=offline)), offline)
+    """Where a source lies on this machine; other paths as they are.
+
+    A pinned name is in the cache; one that is not is looked up, and downloaded, by this process.
+    """
+    return _fetched(parsed(source), offline) if is_name(source) else source
 
 
 def send(folder: Path, repository: str, *, private: bool = False) -> dict[str, str]:

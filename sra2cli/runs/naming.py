@@ -9,6 +9,7 @@ from typing import Any
 from sra2cli.core import hub
 from sra2cli.core.errors import SetupError
 
+RUNS = Path("runs")  # where trainings go
 FILES = ("*.pt", "*.pth", "*.safetensors")  # that a mistyped name may have meant
 
 
@@ -50,12 +51,13 @@ def split_step(source: Path, step: int | None = None) -> tuple[Path, int | None]
 def nearest_run(source: Path) -> str:
     """ "; did you mean runs/a?", for the run or checkpoint whose name is nearest to a missing one;
     "" if none is near."""
-    folders = dict.fromkeys([source.parent, Path("runs")])
+    folders = dict.fromkeys([source.parent, RUNS])
     found = [f.parent for folder in folders for f in folder.glob("*/recipe.yaml")]
     found += [f for pattern in FILES for f in source.parent.glob(pattern)]
     close = difflib.get_close_matches(source.name, [path.name for path in found], n=1)
     if close:
         return f"; did you mean {next(path for path in found if path.name == close[0])}?"
-    if re.fullmatch(hub.REPOSITORY, str(source)):
+    here = source.parent == RUNS or source.parent.exists()
+    if not here and re.fullmatch(hub.REPOSITORY, str(source)):
         return f"; if it is a repository of the hub: {hub.PREFIX}{source}"
     return ""

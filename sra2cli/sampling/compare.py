@@ -37,13 +37,13 @@ def compare(
     """
     out = out or Path("comparison")
     with processes.group(device) as group:
+        sources = [hub.pinned(source, offline=options.offline) for source in sources]
         rows, folder = drawn(sources, num, sampling, options, out, device)
         picture = out / "comparison.png"
         if group.main:
             about = record_of(folder) or {}
             names = pictures.titles(about.get("prompts") or ())
-            first = hub.pinned(split_step(sources[0])[0], offline=options.offline)
-            names = names or class_names(first, about.get("labels"))
+            names = names or class_names(split_step(sources[0])[0], about.get("labels"))
             pictures.labelled_rows(rows, names, picture)
     return {
         "picture": str(picture),
