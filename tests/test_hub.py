@@ -281,7 +281,7 @@ def test_there_and_back(run_sra2, run, cache, monkeypatch):
         assert "the hub refuses org/net (401" in line and "hf auth login" in line
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         assert "403: You don't have the rights" in one_line(run_sra2(*push, "others/net"), 2)
-        done = run_sra2(*push, "org/net", "--json")
+        done = run_sra2(*push, "org/net", "--head", "--json")
         assert done.returncode == 0, done.stderr
         (commit, files) = there.repositories["org/net"][-1]
         sent = {"url": f"{there.url}/org/net", "commit": commit}
@@ -289,8 +289,14 @@ def test_there_and_back(run_sra2, run, cache, monkeypatch):
         assert files == {p.name: p.read_bytes() for p in Path("f").iterdir()}
         done = run_sra2("sample", "hf:org/net", *DRAW, "--out", "b")
         assert done.returncode == 0, done.stderr
+        own = [*DRAW, "--self-guidance", 1.4]
+        assert "not in the hub's cache" in one_line(
+            run_sra2("sample", "hf:org/net", *own, "--out", "d", "--offline"), 2
+        )
+        assert run_sra2("sample", "hf:org/net", *own, "--out", "d").returncode == 0
     assert run_sra2("sample", run, *DRAW, "--out", "a").returncode == 0
-    assert images(Path("a")) == images(Path("b"))
+    assert run_sra2("sample", run, *own, "--out", "c").returncode == 0
+    assert images(Path("a")) == images(Path("b")) != images(Path("c")) == images(Path("d"))
     assert json.loads(Path("b/samples.json").read_text())["source"].endswith(commit)
 
 

@@ -61,6 +61,7 @@ OF_COMMAND = {  # files of cli/ that are not of every command
     "cost": "tables",
     "suggest": "suggest",
     "report": "reports",
+    "export": "publish",
 }
 EXIT = {"SetupError": "2", "DataError": "1", "UserError": "1", "ValueError": "2"}
 

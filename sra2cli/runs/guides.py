@@ -51,18 +51,20 @@ def of_checkpoint(recipe: Recipe, checkpoint: Checkpoint, weights: str, shape: S
     return method, {"method": name, "weights": checkpoint.meta["files"][file]}
 
 
-def beside(source: Path, shape: Shape, network: str) -> Guide:
+def beside(source: Path, shape: Shape, network: str, *, offline: bool) -> Guide:
     """What `sra2 export --head` wrote beside a network: a folder, file or hub name.
 
     Args:
+        source: a hub name is pinned; of several processes all must ask.
         network: digest in its run of what the head is to be of.
+        offline: a hub name is looked up in the cache alone.
 
     Raises:
         SetupError: there is none. DataError: damaged, or of another network.
     """
     alone = f"--self-guidance needs a head: {source} is a network alone, without `export --head`"
     try:
-        file = hub.local(_named(source))
+        file = hub.local(hub.pinned(_named(source), offline=offline))
     except SetupError as error:
         raise SetupError(f"{alone} ({error})") from None
     if not file.is_file():

@@ -97,7 +97,8 @@ def open_network(
     if step is not None and (saved or named or source.is_file()):
         raise SetupError(f"--step chooses a checkpoint of a run; {source} is a checkpoint")
     if alone:
-        return of_file(source, weights, num_heads, kind, guide=guide)
+        found, origin = of_file(source, weights, num_heads, kind)
+        return guided(found, source, origin, offline) if guide else found
     if saved:
         source, checkpoint = folder.absolute().parent.parent, read_checkpoint(folder, verify=verify)
         weights = stem if stem in ("ema", "model") else weights  # type: ignore[assignment]
@@ -111,11 +112,11 @@ def open_network(
 
 
 def of_file(
-    source: Path, weights: Weights, num_heads: int | None, kind: str | None, *, guide: bool
-) -> Network:
+    source: Path, weights: Weights, num_heads: int | None, kind: str | None
+) -> tuple[Network, dict[str, Any] | None]:
     """A network alone: a file, a folder with one, or a hub name that is in the cache.
 
-    One that `sra2 export` made says what its run was trained on.
+    One that `sra2 export` made says what its run was trained on, and which checkpoint of it it was.
     """
     loaded = checkpoints.load(source, num_heads=num_heads, weights=weights, kind=kind)
     if loaded.assumed:
@@ -137,15 +138,19 @@ def of_file(
     )
     said = exported.read(loaded.said, str(source))
     if said is None:
-        if guide:
-            raise SetupError(f"--self-guidance needs a run's own head: {source} has none")
-        return found
+        return found, None
     store, origin = said
     about |= {name: origin[name] for name in ("recipe", "method", "step", "weights")}
-    head = None
-    if guide:
-        head, about["guide"] = guides.beside(source, loaded.model.shape, origin["checkpoint"])
-    return replace(found, step=origin["step"], store=store, guide=head)
+    return replace(found, step=origin["step"], store=store), origin
+
+
+def guided(network: Network, source: Path, origin: dict[str, Any] | None, offline: bool) -> Network:
+    """A network of `of_file` with the head that `sra2 export` put beside it."""
+    if origin is None:
+        raise SetupError(f"--self-guidance needs a run's own head: {source} has none")
+    shape, digest = network.model.shape, origin["checkpoint"]
+    head, said = guides.beside(source, shape, digest, offline=offline)
+    return replace(network, guide=head, about={**network.about, "guide": said})
 
 
 def of_run(run: Run, checkpoint: Checkpoint, weights: Weights, *, guide: bool) -> Network:
