@@ -320,7 +320,7 @@ def test_two_processes_download_once_and_see_one_commit(tmp_path, cache):
         commit = there.add("org/net", {"a.pt": b"first", "b.pt": b"second"})
         there.moving = True
         told = {"HF_ENDPOINT": there.url, "HF_HUB_CACHE": str(cache), "WORLD_SIZE": "2"}
-        told["SRA2_MEETING"] = str(tmp_path / "meeting")
+        told |= {"SRA2_MEETING": str(tmp_path / "meeting"), "GLOO_SOCKET_IFNAME": "lo"}
         started = [
             subprocess.Popen(
                 [sys.executable, "-c", OPENED, "hf:org/net/a.pt", "hf:org/net/c.pt"],
