@@ -184,7 +184,7 @@ def test_sample_refuses(run_sra2, digits_store, tmp_path):
         (["--interval", "0.7"], "--interval is a:b"),
         (["--interval", "0.7:0.1"], "--interval is a:b"),
         (["--labels", "11"], "there is no class 11; classes are 0..9"),
-        (["--labels", "cat"], "--labels is random, balanced or numbers"),
+        (["--labels", "cat"], "--labels: no class 'cat'; there are: 0, 1, 2, 3"),
         (["--step", 7], "has no checkpoint of step 7 (there are: 2)"),
         (["--steps", 1], "--steps 1 is too few"),
         (["--num", 0], "must be above 0"),

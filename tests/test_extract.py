@@ -400,7 +400,8 @@ def test_preview_shows_the_images(run_sra2, digits_store, tmp_path):
     copy = shutil.copy(digits_store, tmp_path / "a.h5")
     result = json.loads(run_sra2("extract", "--check", copy, "--preview", "--json").stdout)
     with Image.open(result["preview"]) as picture:
-        assert picture.size == (6 * 34 + 2, 6 * 34 + 2)
+        assert picture.width == 6 * (128 + 6) + 6  # four times as large, with its class below each
+        assert picture.height > picture.width
         assert np.asarray(picture).std() > 30
 
 

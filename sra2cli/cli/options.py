@@ -112,7 +112,9 @@ Preset = Annotated[
         complete=presets,
     ),
 ]
-Labels = Annotated[str | None, how("random, balanced, or classes as 0,1,2. [default: random]")]
+Labels = Annotated[
+    str | None, how("random, balanced, or classes: 0,1,2 or cat,dog. [default: random]")
+]
 Solver = Annotated[
     str | None, how("em (SDE), euler, heun or edm (ODE; MaskDiT: edm). [default: em]")
 ]

@@ -49,6 +49,15 @@ def grid(images: Sequence[np.ndarray], *, columns: int, margin: int = 2) -> Imag
     return sheet
 
 
+def sheet(
+    images: Sequence[np.ndarray], captions: Sequence[str] | None, *, columns: int
+) -> Image.Image:
+    """A grid of images (H, W, 3) uint8, with the caption of each where there are some."""
+    if captions is None:
+        return grid(images, columns=columns)
+    return captioned_grid(images, captions[: len(images)], columns=columns)
+
+
 def captioned_grid(
     images: Sequence[np.ndarray], captions: Sequence[str], *, columns: int
 ) -> Image.Image:

@@ -88,7 +88,8 @@ class NetworkJudge:
         asked |= {"sra2": __version__}
         folder = out or results_folder(drawing.network)
         file = folder / f"{drawing.name}-{digest_of(asked)}.json"
-        parts = Parts(file, num, judging, judged.together, judged.needed(labels))
+        needed, captions = judged.needed(labels), drawing.captions
+        parts = Parts(file, num, judging, judged.together, needed, captions=captions)
         group.meet(folder, about=asked)
         row: dict[str, Any] | None = group.share(known(file, asked) if group.main else None)
         if row is not None:
@@ -128,12 +129,22 @@ def digest_of(asked: dict[str, Any]) -> str:
 class Parts:
     """Features of images that are being drawn: a file a part, in a folder beside their result.
 
+    captions: of the images, for the picture of the first of them.
+
     A part's file holds every wanted feature (B, width) and the SHA-256 of its pixels.
     """
 
     def __init__(
-        self, target: Path, num: int, judging: Judging, extractor: Extractor, need: Wanted
+        self,
+        target: Path,
+        num: int,
+        judging: Judging,
+        extractor: Extractor,
+        need: Wanted,
+        *,
+        captions: Sequence[str] | None = None,
     ):
+        self.captions = captions
         self.folder = utf8(target).with_name(f"{target.stem}.partial")
         self.preview = target.with_name(f"{target.stem}.png")
         self.extractor, self.need, self.crop, self.num = extractor, need, judging.crop, num
@@ -162,7 +173,8 @@ class Parts:
         if self.crop is not None and resized:
             images = np.stack([self.crop(image) for image in images])
         if part[0] == 0:
-            pictures.save(pictures.grid(list(images[:100]), columns=10), self.preview)
+            first = pictures.sheet(list(images[:100]), self.captions, columns=10)
+            pictures.save(first, self.preview)
         found = self.extractor.run(images)
         check_features(self.extractor, found, part[0])  # before they are kept
         kept = {name: found[name].cpu().contiguous() for name in self.kept}

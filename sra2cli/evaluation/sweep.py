@@ -158,7 +158,8 @@ def refuse_early(source: Path, wanted: Sequence[Point], options: Options) -> Non
         return
     run = Run(source)
     for point in wanted:
-        point.sampling.check(shape_of(run.recipe))
+        shape = shape_of(run.recipe)
+        point.sampling.of_classes(run.store_info.class_names, shape).check(shape)
         step = options.step if point.step is None else point.step
         if step is not None:
             run.folder_of(step)

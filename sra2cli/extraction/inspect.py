@@ -9,6 +9,7 @@ import torch
 
 from sra2cli.core import console, pictures
 from sra2cli.data.captions import Captions
+from sra2cli.data.class_names import names_of
 from sra2cli.data.store import Store
 from sra2cli.encoders.first_stage import scaled_latents
 from sra2cli.encoders.open import open_first_stage
@@ -103,5 +104,7 @@ def preview(path: Path, *, vae: str | None, device: str, offline: bool) -> Path:
     z = scaled_latents(moments, None, scale=store.info.scale, shift=store.info.shift)
     images = [image for part in z.split(4) for image in first_stage.decode(part)]
     out = path.with_name(path.name + ".preview.png")
-    pictures.grid(images, columns=max(1, round(count**0.5))).save(out)
+    names = store.info.class_names
+    captions = names_of(store.labels[chosen].tolist(), names) if names else None
+    pictures.sheet(images, captions, columns=max(1, round(count**0.5))).save(out)
     return out

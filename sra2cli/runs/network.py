@@ -42,6 +42,11 @@ class Network:
     guide: Alignment | None = None
     run: Path | None = None
 
+    @property
+    def class_names(self) -> list[str]:
+        """As its store says; []: not known."""
+        return [] if self.store is None else self.store.class_names
+
     def other_data(self, info: StoreInfo) -> str | None:
         """In what a store differs from what it was trained on; None: in nothing that is known.
 

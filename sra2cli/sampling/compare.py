@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sra2cli.core import hub, pictures, processes
+from sra2cli.data.class_names import names_of
 from sra2cli.runs.exported import store_known
 from sra2cli.runs.naming import name_of, split_step, title_of
 from sra2cli.sampling.folder import drawn_image, record_of
@@ -80,4 +81,4 @@ def class_names(source: Path, labels: Sequence[int] | None) -> list[str]:
         return []
     store = store_known(source)
     names = store.class_names if store else []
-    return [names[k] if k < len(names) else str(k) for k in labels]
+    return names_of(labels, names)

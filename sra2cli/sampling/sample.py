@@ -17,6 +17,7 @@ from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.files import write_json
 from sra2cli.core.processes import Group
 from sra2cli.data import npz
+from sra2cli.data.class_names import names_of
 from sra2cli.data.prompts import say_cut
 from sra2cli.encoders.first_stage import FirstStage
 from sra2cli.runs.network import Network
@@ -114,6 +115,12 @@ class Drawing:
         prompts = self.sampling.prompts
         return None if prompts is None else prompts.texts(range(self.num), self.sampling.seed)
 
+    @property
+    def captions(self) -> list[str] | None:
+        """What pictures of them say below each: its prompt, or the name of its class."""
+        names, labels = self.network.class_names, self.labels
+        return names_of(labels, names) if labels and names else self.prompts
+
     def fill(
         self,
         what: str,
@@ -154,6 +161,7 @@ def plan(source: Path, num: int, sampling: Sampling, options: Options, group: Gr
     options = options.on(group.device)
     source = hub.pinned(source, offline=options.offline)
     network = options.open(source, verify=group.main, guide=sampling.self_guidance != 1.0)
+    sampling = sampling.of_classes(network.class_names, network.model.shape)
     sampling.check(network.model.shape)
     if sampling.solver == "edm" and network.path != "linear":
         raise SetupError(
@@ -237,15 +245,11 @@ def finish(out: Path, drawing: Drawing, device: str) -> None:
         raise DataError(f"{image_file(out, missing[0])} is missing: run the same command again")
     shown = [drawn_image(out, i) for i in range(min(num, GRID))]
     columns = 10 if len(shown) >= 20 else max(1, round(len(shown) ** 0.5))
-    prompts = drawing.prompts
-    if prompts is None:
-        pictures.grid(shown, columns=columns).save(out / "grid.png")
-    else:
-        pictures.captioned_grid(shown, prompts[:GRID], columns=columns).save(out / "grid.png")
+    pictures.sheet(shown, drawing.captions, columns=columns).save(out / "grid.png")
     if drawing.options.npz:
         write_npz(out, num)
     done = {"complete": True, "labels": drawing.labels, "environment": environment(device)}
-    told = {} if prompts is None else {"prompts": prompts}
+    told = {} if drawing.prompts is None else {"prompts": drawing.prompts}
     write_json(out / "samples.json", {**drawing.about, **done, **told})
 
 

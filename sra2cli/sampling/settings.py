@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sra2cli.config.settings import SOLVERS, Solver
 from sra2cli.core.errors import SetupError
+from sra2cli.data.class_names import numbered
 from sra2cli.data.conditions import Asked, labels_of, listed_labels
 from sra2cli.data.prompts import Prompts
 from sra2cli.encoders.first_stage import Rounding
@@ -29,7 +30,8 @@ class Sampling:
         class_cfg: guidance scale of a class token (REG); 0: none; None: as the latent.
         self_guidance: scale of guidance by a head of the network's own, 1.0 is none;
             self_interval: times in which it applies, from above 0.
-        labels: "random", "balanced" (0, 1, 2, … in turn), or class numbers to walk through.
+        labels: "random", "balanced" (0, 1, 2, … in turn), or class numbers to walk through; names
+            of classes only until `of_classes`.
         prompts: texts, for a network that is told captions.
     """
 
@@ -55,6 +57,12 @@ class Sampling:
     def labels_of(self, indices: Sequence[int], shape: Shape) -> list[int] | None:
         """The label of each image; None for an unconditional model."""
         return labels_of(indices, self.labels, self.seed, shape.classes)
+
+    def of_classes(self, names: Sequence[str], shape: Shape) -> "Sampling":
+        """The same with numbers where `labels` has names of a network's classes."""
+        if not shape.classes:
+            return self
+        return replace(self, labels=numbered(self.labels, names, shape.classes))
 
     def to_dict(self) -> dict[str, Any]:
         """As it is recorded; without what was not asked for, so that older records fit."""

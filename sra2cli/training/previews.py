@@ -7,6 +7,7 @@ from pathlib import Path
 from sra2cli.config.settings import Train
 from sra2cli.core import console, pictures
 from sra2cli.core.errors import DataError, SetupError
+from sra2cli.data.class_names import names_of
 from sra2cli.data.prompts import told_in
 from sra2cli.data.store import Store
 from sra2cli.encoders.first_stage import FirstStage
@@ -76,11 +77,17 @@ class Previews:
         scratch = path.with_name("." + path.name)
         with contextlib.suppress(FileNotFoundError):
             scratch.unlink()
-        if sampling.prompts is None:
-            sheet = pictures.grid(list(drawn), columns=4)
-        else:
-            texts = sampling.prompts.texts(range(PREVIEWED), sampling.seed)
-            sheet = pictures.captioned_grid(list(drawn), texts, columns=4)
+        sheet = pictures.sheet(list(drawn), self._captions(model, sampling), columns=4)
         sheet.save(scratch, format="png")
         scratch.replace(path)
         return path
+
+    def _captions(self, model: Backbone, sampling: Sampling) -> list[str] | None:
+        """Prompts, or the names of classes as far as the store says them."""
+        if sampling.prompts is not None:
+            return sampling.prompts.texts(range(PREVIEWED), sampling.seed)
+        labels, names = (
+            sampling.labels_of(range(PREVIEWED), model.shape),
+            self.store.info.class_names,
+        )
+        return names_of(labels, names) if labels and names else None
