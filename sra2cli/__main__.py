@@ -1,5 +1,5 @@
 """`python -m sra2cli` is `sra2`."""
 
-from sra2cli.cli import app
+from sra2cli.cli import start
 
-app()
+start()

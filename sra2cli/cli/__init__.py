@@ -23,8 +23,8 @@ try:
         train,
         vae,
     )
-    from sra2cli.cli.app import app
-except KeyboardInterrupt:
+    from sra2cli.cli.app import app, start
+except KeyboardInterrupt:  # as in `start`, which is not there yet
     print("stopped", file=sys.stderr)
     sys.exit(130)
 
@@ -42,6 +42,7 @@ __all__ = [
     "report",
     "runs",
     "sample",
+    "start",
     "suggest",
     "train",
     "vae",

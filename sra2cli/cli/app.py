@@ -1,12 +1,13 @@
 """What the commands share: the app, options, errors as one line, results on stdout."""
 
+import atexit
 import errno
 import io
 import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from sra2cli.data.prompts import Prompts
     from sra2cli.data.sources import Choice
 
+STOPPED = 130  # exit code: by Ctrl-C
+
 app = typer.Typer(
     name="sra2",
     help="Train, sample and judge latent diffusion transformers with representation alignment.",
@@ -27,6 +30,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def start() -> None:
+    """`sra2`, as it is typed. Ctrl-C ends it at once, also before its command has begun."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        leave_at_once(STOPPED)
+    except SystemExit as left:
+        if isinstance(left.code, int) and left.code > 128:  # by a signal
+            leave_at_once(left.code)
+        raise
+
+
+def leave_at_once(code: int) -> NoReturn:
+    """Without taking the libraries down, which with torch takes half a second."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody reads on
+            stream.flush()
+    os._exit(code)
 
 
 def fail(error: UserError) -> NoReturn:
@@ -56,7 +81,7 @@ def user_errors() -> Iterator[None]:
             from sra2cli.core.console import say
 
             say("stopped: run the same command again to go on")
-            sys.exit(130)
+            sys.exit(STOPPED)
         said = told(error)
         if said is None:
             raise

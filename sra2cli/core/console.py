@@ -5,9 +5,10 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 stdout = Console(highlight=False, soft_wrap=True)
@@ -53,30 +55,51 @@ def error(message: str) -> None:
 
 
 @contextmanager
-def progress(title: str, total: int, *, unit: str = "images", start: int = 0) -> Iterator["Bar"]:
+def progress(
+    title: str,
+    total: int,
+    *,
+    unit: str = "images",
+    start: int = 0,
+    images: int = 0,
+    note: str = "",
+) -> Iterator["Bar"]:
     """A progress bar with speed and time left, on stderr, gone when done.
 
     Where stderr is not a terminal (a log file), a plain line every half minute instead.
+
+    Args:
+        images: of a unit; their speed is shown too. note: what is shown before `advance` has one.
     """
     columns = [
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=None),  # what the others leave it
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
     ]
     live = stderr.is_terminal
-    with Progress(*columns, console=stderr, transient=True, disable=not live) as bars:
-        bars.add_task(title, total=total, completed=start, rate="", note="")
-        yield Bar(bars, unit, every=math.inf if live else 30)
+    with _Lines(*columns, console=stderr, transient=True, disable=not live) as bars:
+        bars.add_task(title, total=total, completed=start, rate="", note=note)
+        yield Bar(bars, unit, images=images, every=math.inf if live else 30)
+
+
+class _Lines(Progress):
+    """A bar with its note below it, as one line is too short for both."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if task.fields["note"]:
+                yield Text(task.fields["note"], no_wrap=True, overflow="ellipsis")
 
 
 class Bar:
     """One running bar: `advance` as work gets done; `note` shows what is worth seeing."""
 
-    def __init__(self, bars: Progress, unit: str, *, every: float):
+    def __init__(self, bars: Progress, unit: str, *, images: int, every: float):
         self._bars, self._task, self._unit, self._every = bars, bars.tasks[0], unit, every
+        self._images = images
         self._begun = self._said = time.monotonic()
         self._start = self._task.completed
 
@@ -86,11 +109,14 @@ class Bar:
         speed = (task.completed + count - self._start) / max(now - self._begun, 1e-9)
         note = task.fields["note"] if note is None else note
         rate = f"{speed:,.1f} {self._unit}/s"
+        if self._images:
+            rate += f", {speed * self._images:,.0f} images/s"
         self._bars.update(task.id, advance=count, rate=rate, note=note)
         if now - self._said > self._every:
             self._said = now
             done = f"{task.completed:,.0f} of {task.total:,.0f} {self._unit}"
-            say(f"{task.description}: {done}, {speed:,.1f}/s {task.fields['note']}".rstrip())
+            left = timedelta(seconds=round(((task.total or 0) - task.completed) / max(speed, 1e-9)))
+            say(f"{task.description}: {done}, {rate}, {left} left, {note}".rstrip(" ,"))
 
 
 def print_json(result: Any) -> None:

@@ -2,12 +2,15 @@
 
 import json
 import resource
+import shlex
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sra2cli.config.settings import Log
 from sra2cli.core import console
 from sra2cli.runs.writer import RunWriter
 from sra2cli.training.counting import flops_per_image
@@ -70,8 +73,7 @@ class Watch:
                 self._board.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log(values, step=step)
-        losses = [f"{k} {v:.4f}" for k, v in means.items() if k not in UNSHOWN]
-        return " ".join([*losses, *shares])
+        return noted(means, shares)
 
     def look(self, engine: Engine) -> None:
         """Preview and evaluate the EMA, where this step is one for it and has none yet."""
@@ -104,6 +106,31 @@ class Watch:
             self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def is_looked_at(log: Log, step: int) -> bool:
+    """Whether a preview or an evaluation of a step is wanted."""
+    return any(every and step % every == 0 for every in (log.preview_every, log.eval_every))
+
+
+def noted(means: Mapping[str, float], shares: Sequence[str]) -> str:
+    """What the progress line shows of a row: the loss, its parts where there are several."""
+    parts = [f"{k} {v:.4f}" for k, v in means.items() if k not in UNSHOWN]
+    loss = f"loss {means['loss']:.4f}" + (f" ({', '.join(parts)})" if len(parts) > 1 else "")
+    return ", ".join([loss, *shares])
+
+
+def where_to_look(run: RunWriter) -> str:
+    """A line for the start of a training."""
+    log, path = run.recipe.log, shlex.quote(str(run.path))
+    places = [f"{path}/metrics.jsonl every {log.every:,} steps"]
+    if log.preview_every:
+        places.append(f"pictures every {log.preview_every:,} in {path}/previews")
+    if log.tensorboard:
+        places.append(f"curves by `tensorboard --logdir {path}/tensorboard`")
+    if log.wandb:
+        places.append(f"W&B project {log.wandb}")
+    return f"to look at: {', '.join(places)}"
 
 
 def peak_memory(device: str) -> float:

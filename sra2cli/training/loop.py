@@ -12,7 +12,7 @@ from sra2cli.runs.writer import RunWriter
 from sra2cli.training.assemble import Training
 from sra2cli.training.engine import Engine
 from sra2cli.training.judging import TrainingJudge
-from sra2cli.training.log import Watch
+from sra2cli.training.log import Watch, is_looked_at, where_to_look
 from sra2cli.training.previews import Previews
 from sra2cli.training.stopping import Stop
 from sra2cli.training.store_check import StoreCheck
@@ -48,31 +48,38 @@ def loop(
         Stop(group) as stop,
         watching(training, engine, group, run, judge, offline=offline) as watch,
         console.progress(
-            f"train {training.recipe.name}", settings.steps, unit="steps", start=first
+            f"train {training.recipe.name}",
+            settings.steps,
+            unit="steps",
+            start=first,
+            images=settings.batch,
+            note=f"loss from step {first + log.every - first % log.every:,}",
         ) as bar,
     ):
-        if watch is not None and first:
-            watch.look(engine)  # what a kill came before
-        for step in engine.steps_from(source.from_step(first, settings.steps)):
+        if watch is not None:
+            console.say(where_to_look(watch.run))
+        if first:  # what a kill came before
+            stopped = look(engine, watch, stop)
+        steps = engine.steps_from(source.from_step(first, settings.steps))
+        for step in () if stopped else steps:
             stopped, _, damaged = stop.agree(*check.flags())
             check.refuse(damaged)
             saving = step % log.save_every == 0 or step == settings.steps or stopped
             due = step % log.every == 0 or saving
             if due or engine.device.type == "cpu":  # there, nothing waits for it
                 engine.check(str(out))
-            note = None
-            if due:
-                training.store.check_unchanged()
-                means = engine.means()
-                note = watch.row(step, means) if watch is not None else None
-            bar.advance(note=note)
+            bar.advance(note=row(training, engine, watch) if due else None)
             if saving:
                 wait_for(check, stop)
                 save(training, engine, run, check)
+            if not stopped and (stopped := look(engine, watch, stop)):
+                if not due:
+                    row(training, engine, watch)
+                if not saving:
+                    wait_for(check, stop)
+                    save(training, engine, run, check)
             if stopped:
                 break
-            if watch is not None:
-                watch.look(engine)
         if run is not None:
             run.finish_saving()
     group.wait()  # the checkpoint is on the disk
@@ -81,6 +88,23 @@ def loop(
             f"stopped at step {engine.step:,}, saved in {out}: run the same command again to go on"
         )
         raise SystemExit(128 + stopped)
+
+
+def row(training: Training, engine: Engine, watch: Watch | None) -> str | None:
+    """Write a row of metrics; all processes add to it. Returns what the progress line shows."""
+    training.store.check_unchanged()
+    means = engine.means()
+    return None if watch is None else watch.row(engine.step, means)
+
+
+def look(engine: Engine, watch: Watch | None, stop: Stop) -> int:
+    """Preview and evaluate, where this step is one for it; a signal breaks that off, and going on
+    does it again. Returns the signal, on all processes."""
+    if not is_looked_at(engine.recipe.log, engine.step):
+        return 0
+    if watch is not None:
+        stop.unless_asked(lambda: watch.look(engine))
+    return stop.agree()[0]
 
 
 def wait_for(check: StoreCheck, stop: Stop) -> None:

@@ -1,6 +1,7 @@
 """Stopping when asked to: SIGINT, SIGTERM, SIGUSR1 (batch systems send it before a limit)."""
 
 import signal
+from collections.abc import Callable
 from types import FrameType
 
 import torch
@@ -9,6 +10,10 @@ from sra2cli.core import console, launcher
 from sra2cli.core.processes import Group
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class BreakOff(BaseException):
+    """Ends what a signal may end at once."""
 
 
 class Stop:
@@ -21,6 +26,7 @@ class Stop:
     def __init__(self, group: Group):
         self.group = group
         self.signal = 0
+        self._breaking = False
         self._before = {s: signal.getsignal(s) for s in SIGNALS}
 
     def __enter__(self) -> "Stop":
@@ -38,6 +44,19 @@ class Stop:
         self.signal = number
         if not launcher.launched():  # a launcher repeats the terminal's signal
             signal.signal(number, self._before[signal.Signals(number)])
+        if self._breaking:
+            self._breaking = False
+            raise BreakOff
+
+    def unless_asked(self, work: Callable[[], None]) -> None:
+        """Do what the run will do again when it goes on: a signal breaks it off at once."""
+        try:
+            self._breaking = True
+            if not self.signal:
+                work()
+            self._breaking = False
+        except BreakOff:
+            pass
 
     def agree(self, *flags: int) -> list[int]:
         """The signal by which any process was asked to stop (0: none), and the largest of each flag
