@@ -138,15 +138,25 @@ def of_system(error: OSError) -> UserError | None:
     return SetupError(said)
 
 
-def pick_device(wanted: str | None) -> str:
-    """The device asked for, or cuda if there is one; refuses one that is not there."""
+def pick_device(wanted: str | None, *, apple: bool = False) -> str:
+    """The device asked for, or cuda if there is one; refuses one that is not there.
+
+    Args:
+        apple: whether the command runs on Apple's GPU.
+    """
     import torch
 
     if wanted is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "mps":
+        if not apple:
+            raise SetupError("--device mps is for extract, train, sample and eval: leave it out")
+        if not torch.backends.mps.is_available():
+            raise SetupError("no Apple GPU here for --device mps")
+        return wanted
     kind, _, index = wanted.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
-        raise SetupError(f"unknown device '{wanted}': cpu, cuda or cuda:N")
+        raise SetupError(f"unknown device '{wanted}': cpu, cuda, cuda:N or mps")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise SetupError(f"no CUDA device here for --device {wanted}")
     return wanted

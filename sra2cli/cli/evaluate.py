@@ -126,7 +126,8 @@ def evaluate(
         if not is_network(samples):
             refuse_drawing(ctx, samples)
             choice = chosen_source(image, label, split, classes_from, captions=captions)
-            show(of_images(samples, judging, choice, save_stats, pick_device(device), out), json)
+            there = pick_device(device, apple=True)
+            show(of_images(samples, judging, choice, save_stats, there, out), json)
             return
         refuse_reading(ctx, samples, save_stats)
         start_processes(processes, device)
@@ -174,7 +175,7 @@ def evaluate(
                 offline=offline,
             ),
             judging=Judging(**judging),
-            device=pick_device(device),
+            device=pick_device(device, apple=True),
             out=out,
         )
         show_sweep(found, json, swept)

@@ -151,12 +151,14 @@ def extract(
                     skip_uncaptioned=skip_uncaptioned,
                 ),
             )
-            result = room.extract(images, out, options, device=pick_device(device), dry_run=dry_run)
+            there = pick_device(device, apple=True)
+            result = room.extract(images, out, options, device=there, dry_run=dry_run)
         store = check or out
         if preview and store is not None and not dry_run:
             from sra2cli.extraction import inspect
 
-            made = inspect.preview(store, vae=vae, device=pick_device(device), offline=offline)
+            there = pick_device(device, apple=True)
+            made = inspect.preview(store, vae=vae, device=there, offline=offline)
             result["preview"] = str(made)
         show(result, json, "extract")
         if check is None and not allow_rejects:

@@ -43,7 +43,7 @@ def presets(incomplete: str) -> list[str]:
 # Where results go, and in which form.
 Json = Annotated[bool, where("Print the result as JSON on stdout.", "--json")]
 # The machine.
-Device = Annotated[str | None, machine("cpu, cuda or cuda:N; default: cuda if there.")]
+Device = Annotated[str | None, machine("cpu, cuda, cuda:N or mps; default: cuda if there.")]
 Processes = Annotated[int | None, machine("Processes to start; default: one for each visible GPU.")]
 Offline = Annotated[bool, machine("Never touch the network.", "--offline")]
 DryRun = Annotated[bool, machine("Check everything, say what it will take.", "--dry-run")]

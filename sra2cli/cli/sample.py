@@ -126,7 +126,7 @@ def sample(
         )
         if num is None:
             num = 8 if grid else usual(told, prompts)
-        found = draw(sources, grid, num, sampling, options, out, pick_device(device))
+        found = draw(sources, grid, num, sampling, options, out, pick_device(device, apple=True))
         show(found, json, "sample --grid" if grid else "sample")
 
 

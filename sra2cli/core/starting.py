@@ -34,6 +34,8 @@ def start(
     Raises:
         SetupError: more processes than GPUs, or an environment that names half a launcher.
     """
+    if device == "mps" and (processes not in (None, 1) or launcher.launched()):
+        raise SetupError("--device mps is one device: one process, without --processes")
     hold_to_parent()
     if launcher.launched():
         launcher.place()

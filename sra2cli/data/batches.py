@@ -13,6 +13,7 @@ from torch import Tensor
 from sra2cli.config.settings import Recipe
 from sra2cli.core import clock
 from sra2cli.core.clock import Purpose, Scalar
+from sra2cli.core.devices import brought
 from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.prefetch import ahead
 from sra2cli.data.conditions import CONDITIONS
@@ -194,7 +195,7 @@ def to_batch(
         encoder, text_encoder: make features of pixels and captions; needed where the store holds
             none.
     """
-    on = raw.map(lambda tensor: tensor.to(device, non_blocking=True))
+    on = raw.map(lambda tensor: brought(tensor, device))
     uniforms, times, info = on.scalars, recipe.path, store.info
     moments = on.moments.float()
     features = None if on.features is None else on.features.float()

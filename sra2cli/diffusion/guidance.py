@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sra2cli.config.settings import PathKind
+from sra2cli.core.devices import double
 from sra2cli.diffusion import path
 from sra2cli.models.contract import Backbone, Condition, Output, as_condition
 
@@ -36,10 +37,10 @@ class SelfGuidance:
 
     def of(self, model: Backbone, out: Output, x: Tensor, t: Tensor) -> Tensor:
         """The guided velocity of states x at times t (B,), float64. A class token is not guided."""
-        (v, token), (x_t, _) = model.unpack(out.v.double()), model.unpack(x)
-        weak = self.read(out[1][self.depth], out.c).double()
+        (v, token), (x_t, _) = model.unpack(double(out.v)), model.unpack(x)
+        weak = double(self.read(out[1][self.depth], out.c))
         if self.reads == "z":
-            weak = path.velocity(weak, x_t, t.double(), self.kind)
+            weak = path.velocity(weak, x_t, double(t), self.kind)
         return model.pack(v + (self.scale - 1) * (v - weak), token)
 
 
@@ -53,6 +54,7 @@ def guided(
     class_scale: float | None = None,
     null: Condition | None = None,
     own: SelfGuidance | None = None,
+    device: torch.device | None = None,
 ) -> Velocity:
     """The model's velocity under classifier-free guidance, v_null + scale * (v_c - v_null).
 
@@ -64,6 +66,7 @@ def guided(
         class_scale: of a class token in the state (REG); 0: it is not guided; None: as the latent.
         null: what guidance leads away from; None: the network's own unconditional condition.
         own: guidance of each of the velocities, before they are combined.
+        device: of the network; None: where the state is (see `core.devices`).
 
     Returns:
         v(x, t, t_step): float64 in, float64 out; x is a state of any shape, batch first.
@@ -73,10 +76,11 @@ def guided(
         raise ValueError("guidance needs a class-conditional model, or one that is told captions")
 
     def one(x: Tensor, t: float, t_step: float, condition: Condition) -> Tensor:
-        times = torch.full((len(x),), t, device=x.device)
+        seen = x.float() if device is None else x.float().to(device)
+        times = torch.full((len(x),), t, device=seen.device)
         if own is None or not own.interval[0] <= t_step <= own.interval[1]:
-            return model(x.float(), times, condition).v.double()
-        return own.of(model, model(x.float(), times, condition, taps=(own.depth,)), x, times)
+            return double(model(seen, times, condition).v)
+        return own.of(model, model(seen, times, condition, taps=(own.depth,)), x, times)
 
     def v(x: Tensor, t: float, t_step: float) -> Tensor:
         if scale == 1.0 or not interval[0] <= t_step <= interval[1]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sra2cli.config.settings import PathKind
+from sra2cli.core.devices import double
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,6 @@ def sample_times(
         return uniform
     if kind == "lognormal":
         eps = torch.finfo(torch.float64).eps
-        normal = torch.special.ndtri(uniform.double().clamp(eps, 1 - eps))
-        return torch.sigmoid(mean + std * normal).to(uniform.dtype)
+        normal = torch.special.ndtri(double(uniform).clamp(eps, 1 - eps))
+        return torch.sigmoid(mean + std * normal).to(uniform.dtype).to(uniform.device)
     raise ValueError(f"unknown time sampling {kind!r}: uniform or lognormal")

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sra2cli.core.devices import brought
 from sra2cli.core.errors import SetupError
 from sra2cli.core.files import weights_fingerprint
 from sra2cli.core.finite import check_finite
@@ -81,7 +82,7 @@ class Encoder:
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
         """(B, P + side², F): the class token first, where there is one, registers, then patches."""
-        x = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
+        x = brought(images, self.device).permute(0, 3, 1, 2).float() / 255
         return self.see(self._normalised(x))
 
     @torch.no_grad()

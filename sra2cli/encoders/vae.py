@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sra2cli.core.devices import brought
 from sra2cli.core.errors import SetupError, UserError
 from sra2cli.core.files import weights_fingerprint
 from sra2cli.core.finite import check_finite
@@ -65,7 +66,7 @@ class Vae(FirstStage):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        x = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = brought(images, self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         x = x.to(self.dtype).contiguous(memory_format=self.layout)
         with full_precision():
             posterior = self.model.encode(x).latent_dist
@@ -74,15 +75,15 @@ class Vae(FirstStage):
     @torch.no_grad()
     def decode(self, z: Tensor, *, rounding: Rounding = "truncate") -> np.ndarray:
         with full_precision():
-            raw = unscaled(z.to(self.device).float(), scale=self.scale, shift=self.shift)
+            raw = unscaled(z.float().to(self.device), scale=self.scale, shift=self.shift)
             x = self.model.decode(raw).sample
         return to_uint8(x, rounding)
 
 
 def layout(device: torch.device, dtype: torch.dtype) -> torch.memory_format:
     """Of a convolution's tensors: channels last, as images are, but on a GPU in float32, where it
-    knows fast kernels without TF32 for the other alone."""
-    if device.type == "cuda" and dtype is torch.float32:
+    knows fast kernels without TF32 for the other alone, and on Apple's."""
+    if (device.type == "cuda" and dtype is torch.float32) or device.type == "mps":
         return torch.contiguous_format
     return torch.channels_last
 

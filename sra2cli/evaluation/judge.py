@@ -9,10 +9,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 
 from sra2cli.config.checks import Natural
 from sra2cli.config.reading import TypedDict
 from sra2cli.core import console
+from sra2cli.core.devices import kept_on
 from sra2cli.core.environment import environment
 from sra2cli.core.errors import SetupError
 from sra2cli.evaluation import scores
@@ -85,6 +87,7 @@ class Judge:
         prompted: bool | None = None,
     ):
         judging.check()
+        device = str(kept_on(torch.device(device)))  # statistics are float64
         self.judging, self.device = judging, device
         names = choose(judging, first_stage, statistics_alone=statistics_alone)
         if prompted is not None:

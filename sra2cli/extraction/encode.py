@@ -249,7 +249,7 @@ class Leaving:
     before the next chunk: to ask for it later would wait for that one too."""
 
     def __init__(self, values: dict[str, Tensor]):
-        self._host = {name: value.to("cpu", non_blocking=True) for name, value in values.items()}
+        self._host = {n: value.to("cpu", non_blocking=value.is_cuda) for n, value in values.items()}
         self._there: torch.cuda.Event | None = None
         if any(value.is_cuda for value in values.values()):
             self._there = torch.cuda.Event()

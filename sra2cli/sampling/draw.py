@@ -18,6 +18,7 @@ from sra2cli.align import Alignment
 from sra2cli.config.settings import PathKind
 from sra2cli.core import clock
 from sra2cli.core.clock import Purpose
+from sra2cli.core.devices import kept_on
 from sra2cli.core.errors import DataError
 from sra2cli.data.conditions import CONDITIONS
 from sra2cli.diffusion import samplers
@@ -88,7 +89,7 @@ def draw_latents(
 
     def noise(step: int) -> Tensor:
         draws = clock.normals(sampling.seed, Purpose.SAMPLE, step, indices, shape.state)
-        return to_device(torch.from_numpy(draws), device)
+        return to_device(torch.from_numpy(draws), kept_on(device))
 
     condition = CONDITIONS[shape.condition].drawn(sampling.asked(indices), shape)
     null = None if sampling.prompts is None else sampling.prompts.led_away_from(len(indices))
@@ -101,6 +102,7 @@ def draw_latents(
         class_scale=sampling.class_cfg,
         null=null,
         own=guided_by(guide, sampling, kind),
+        device=device,
     )
     start = noise(0)
     if sampling.solver == "em":

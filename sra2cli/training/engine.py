@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sra2cli.align import Teacher
 from sra2cli.config.recipe import from_dict
 from sra2cli.config.settings import Recipe, Train
-from sra2cli.core.errors import DataError
+from sra2cli.core.errors import DataError, SetupError
 from sra2cli.core.finite import check_finite
 from sra2cli.core.processes import Group
 from sra2cli.data import batches
@@ -159,6 +159,8 @@ class Engine:
         good = norm.isfinite()
         self.broken_at = torch.where(good | (self.broken > 0), self.broken_at, float(self.step))
         self.broken = torch.maximum(self.broken, (~good).float())
+        if self.device.type == "mps" and self.broken.item():  # its fused kernel reads no found_inf
+            return
         self.optimizer.found_inf = self.broken  # type: ignore[attr-defined]  # fused: no update
         self.optimizer.step()
 
@@ -260,6 +262,8 @@ class Engine:
 def resolve_precision(wanted: Recipe, out: Path | None, device: torch.device) -> Recipe:
     """The recipe with `auto` replaced: by the precision of the run `out`, which never changes, or
     by what this machine does well."""
+    if device.type == "mps" and wanted.train.precision == "fp16":
+        raise SetupError("train.precision=fp16 is not for --device mps: fp32, or bf16")
     if wanted.train.precision != "auto":
         return wanted
     tree = wanted.to_dict()

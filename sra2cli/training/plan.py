@@ -124,7 +124,7 @@ def measure(
     micro = micro or len(training.indices[0])
     engine = training.engine(objective, Group(device=device))
     group = training.recipe.train.group if training.recipe.grouped else 1
-    if engine.device.type == "cpu":
+    if engine.device.type != "cuda":
         return _seconds(training, engine, device, min(micro, -(-PROBED // group) * group)), {}
     while True:
         try:
