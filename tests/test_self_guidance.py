@@ -183,6 +183,18 @@ def test_refused_in_one_line(run_sra2, run, tmp_path, digits_store):
     assert "--self-interval is a:b" in one_line(wrong, 2)
 
 
+def test_a_head_does_not_guide_where_it_was_not_trained(run_sra2, tmp_path, digits_store):
+    out = tmp_path / "half"
+    window = "align.sra2.window=[0, 0.5]"
+    train(recipe.load("digits-sra2", [*SHORT, "train.steps=2", window]), digits_store, out)
+    ask = ["--num", 2, "--steps", 2, "--self-guidance"]
+    refused = one_line(run_sra2("sample", out, *ask, 1.4), 2)
+    assert "--self-interval 0.1:1 reaches out of 0:0.5" in refused
+    swept = run_sra2("eval", out, *ask, "1,1.4", "--self-interval", "0.1:0.5,0.1:0.6")
+    assert "0.1:0.6 reaches out" in one_line(swept, 2)
+    assert run_sra2("sample", out, *ask, 1.4, "--self-interval", "0.1:0.5").returncode == 0
+
+
 def test_a_sweep_without_a_head_is_refused_before_it_draws(run_sra2, tmp_path, digits_store):
     sit = tmp_path / "sit"
     train(recipe.load("digits-sit", [*SHORT, "train.steps=2"]), digits_store, sit)
