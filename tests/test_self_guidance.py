@@ -176,6 +176,9 @@ def test_refused_in_one_line(run_sra2, run, tmp_path, digits_store):
     assert "sra2" in one_line(refused, 2)
     file = sit / "checkpoints" / "step-00000002" / "ema.safetensors"
     assert "--self-guidance" in one_line(run_sra2("sample", file, "--self-guidance", 2), 2)
+    heads = run / "checkpoints" / "step-00000004" / "ema_heads.safetensors"
+    asked = ["sample", heads, "--num", 2, "--steps", 2, "--out", "x"]
+    assert "holds no network: give ema.safetensors" in one_line(run_sra2(*asked), 2)
     ask = ["eval", run, "--num", 4, "--steps", 2]
     alone = run_sra2(*ask, "--self-interval", "0.5:1")
     assert "--self-interval needs --self-guidance" in one_line(alone, 2)

@@ -98,6 +98,8 @@ def open_network(
         raise SetupError(f"--step chooses a checkpoint of a run; {source} is a checkpoint")
     if alone:
         return of_file(source, weights, num_heads, kind, guide=guide)
+    if saved and stem not in (None, "ema", "model"):
+        raise SetupError(f"{source} holds no network: give ema.safetensors, or model.safetensors")
     if saved:
         source, checkpoint = folder.absolute().parent.parent, read_checkpoint(folder, verify=verify)
         weights = stem if stem in ("ema", "model") else weights  # type: ignore[assignment]
