@@ -247,6 +247,8 @@ def test_what_does_not_fit_is_refused(run_sra2, digits_store, tmp_path, monkeypa
         (["iterations", "x", *small], "--recipe is for runs that are made"),
         (["depth", *small, "--jobs", 0], "--jobs must be above 0"),
         (["depth", *small, "--device", "gpu", "--dry-run"], "unknown device 'gpu'"),
+        (["depth", "--recipe", "coco-mmdit-sra2", *digits], "is told captions: give --prompts"),
+        (["depth", *small, "--prompts", "x"], "--prompts is for networks that are told captions"),
         (["depth", *small, "--vae", "nowhere", "--offline"], "cannot load the VAE 'nowhere'"),
         (["depth", *small, "--num", 1], "--num is at least 2"),
         (["depth", *small, "--solver", "eluer"], "--solver is one of"),

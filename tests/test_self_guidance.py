@@ -176,11 +176,26 @@ def test_refused_in_one_line(run_sra2, run, tmp_path, digits_store):
     assert "sra2" in one_line(refused, 2)
     file = sit / "checkpoints" / "step-00000002" / "ema.safetensors"
     assert "--self-guidance" in one_line(run_sra2("sample", file, "--self-guidance", 2), 2)
+    heads = run / "checkpoints" / "step-00000004" / "ema_heads.safetensors"
+    asked = ["sample", heads, "--num", 2, "--steps", 2, "--out", "x"]
+    assert "holds no network: give ema.safetensors" in one_line(run_sra2(*asked), 2)
     ask = ["eval", run, "--num", 4, "--steps", 2]
     alone = run_sra2(*ask, "--self-interval", "0.5:1")
     assert "--self-interval needs --self-guidance" in one_line(alone, 2)
     wrong = run_sra2(*ask, "--self-guidance", 2, "--self-interval", "0.5")
     assert "--self-interval is a:b" in one_line(wrong, 2)
+
+
+def test_a_head_does_not_guide_where_it_was_not_trained(run_sra2, tmp_path, digits_store):
+    out = tmp_path / "half"
+    window = "align.sra2.window=[0, 0.5]"
+    train(recipe.load("digits-sra2", [*SHORT, "train.steps=2", window]), digits_store, out)
+    ask = ["--num", 2, "--steps", 2, "--self-guidance"]
+    refused = one_line(run_sra2("sample", out, *ask, 1.4), 2)
+    assert "--self-interval 0.1:1 reaches out of 0:0.5" in refused
+    swept = run_sra2("eval", out, *ask, "1,1.4", "--self-interval", "0.1:0.5,0.1:0.6")
+    assert "0.1:0.6 reaches out" in one_line(swept, 2)
+    assert run_sra2("sample", out, *ask, 1.4, "--self-interval", "0.1:0.5").returncode == 0
 
 
 def test_a_sweep_without_a_head_is_refused_before_it_draws(run_sra2, tmp_path, digits_store):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sra2cli.core.errors import DataError, SetupError
+from sra2cli.data import store_writer
 from sra2cli.data.store import Store
 from sra2cli.data.store_info import StoreInfo
 from sra2cli.data.store_writer import StoreWriter
@@ -117,3 +118,22 @@ def test_two_writers_give_the_same_bytes(tmp_path):
     time.sleep(1.1)  # HDF5 can keep times, in seconds
     write(tmp_path / "b.h5")
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+def test_a_second_command_leaves_alone_what_the_first_lays_out(tmp_path, monkeypatch):
+    """With captions that takes minutes: all are tokenized."""
+    lay_out, said = store_writer.lay_out, []
+
+    def meanwhile(*arguments):
+        lay_out(*arguments)
+        if not said:
+            said.append("begun")
+            with pytest.raises(SetupError, match="another extraction is writing"):
+                StoreWriter(tmp_path / "a.h5", INFO, ["0"], [0])
+
+    monkeypatch.setattr(store_writer, "lay_out", meanwhile)
+    writer = StoreWriter(tmp_path / "a.h5", INFO, ["0"], [0])
+    writer.write([0], {"moments": np.ones((1, 4, 4, 4), np.float32)})
+    writer.finish()
+    assert len(Store(tmp_path / "a.h5")) == 1 and said
+    assert [file.name for file in tmp_path.iterdir()] == ["a.h5"]

@@ -265,7 +265,7 @@ def test_table_4_refuses(run_sra2, tmp_path, digits_store, models):
     assert "is told classes" in refused("t2i", "classes", "--prompts", told)
     assert "is told captions" in refused("systems", "text", "--ref", "r.npz")
     assert "compared with what" in refused("t2i", "text", "--prompts", told, *models[:2])
-    assert "--prompts is for `ablate t2i`" in refused("depth", "--prompts", told)
+    assert "told captions: `ablate t2i`" in refused("systems", "text", "--prompts", told)
     assert "give some" in refused("t2i", "--prompts", told)
     wrong = ["--metrics", "clip-score", *models]
     assert "--pickscore-model is for" in refused("t2i", "text", "--prompts", told, *wrong)

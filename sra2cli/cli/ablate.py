@@ -154,8 +154,8 @@ def refuse_for(
         raise SetupError(f"`ablate {axis}` compares runs and checkpoints: give some")
     if axis in COMPARED and step is not None:
         raise SetupError(f"--step: give it with each run of `ablate {axis}`, as RUN@STEP")
-    if prompts is not None and axis != "t2i":
-        raise SetupError(f"--prompts is for `ablate t2i`, not for `ablate {axis}`")
+    if prompts is not None and axis == "systems":
+        raise SetupError("--prompts is for networks that are told captions: `ablate t2i`")
 
 
 def read_shard(text: str) -> tuple[int, int]:

@@ -57,6 +57,9 @@ class StoreWriter:
     ):
         self.path, self.names = path, names
         self.partial = partial_file(path)
+        self._busy = (
+            f"another extraction is writing {self.partial}: stop it or choose another --out"
+        )
         if path.exists():
             raise SetupError(f"{path} exists: remove it or choose another --out")
         if create and not self.partial.exists():
@@ -77,12 +80,14 @@ class StoreWriter:
     ) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for left in self.partial.parent.glob(glob.escape(self.partial.name) + ".*"):
+            hold(left, self._busy).close()  # or of a process that lays one out just now
             left.unlink(missing_ok=True)  # of a process that was killed while it laid one out
         scratch = self.partial.with_name(self.partial.name + f".{os.getpid()}")
         try:
-            lay_out(scratch, info, names, labels, text)
-            with contextlib.suppress(FileExistsError):  # another process was faster
-                os.link(scratch, self.partial)  # a partial store always has its full layout
+            with hold(scratch, self._busy):
+                lay_out(scratch, info, names, labels, text)
+                with contextlib.suppress(FileExistsError):  # another process was faster
+                    os.link(scratch, self.partial)  # a partial store always has its full layout
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise
@@ -92,8 +97,7 @@ class StoreWriter:
 
     def _locked(self) -> IO[bytes]:
         """The file, locked against a second extraction; the lock goes with the process."""
-        busy = f"another extraction is writing {self.partial}: stop it or choose another --out"
-        handle = hold(self.partial, busy)
+        handle = hold(self.partial, self._busy)
         if not self.partial.stat().st_size:  # it was renamed in this moment
             self.partial.unlink()
             handle.close()

@@ -113,6 +113,11 @@ def variants(prompt: str) -> list[str]:
     return _by_base().get(tone_of(prompt)[0], [])
 
 
+def has_tones(prompt: str) -> bool:
+    """Whether it is one of such six."""
+    return prompt in variants(prompt)
+
+
 @cache
 def _by_base() -> Mapping[str, list[str]]:
     found: dict[str, list[str]] = {}
@@ -144,7 +149,8 @@ def judge_pairs(
     for feature, prompt in zip(F.normalize(features, dim=1), prompts, strict=True):
         fits = feature @ directions
         ranks.append(int((fits >= fits[number[prompt]]).sum()))
-        if prompt in (six := variants(prompt)):
+        if has_tones(prompt):
+            six = variants(prompt)
             right.append(six[int(fits[[number[c] for c in six]].argmax())] == prompt)
     found = {f"emoji-top{k}": sum(rank <= k for rank in ranks) / len(ranks) for k in TOP}
     return found | ({"emoji-tone": sum(right) / len(right)} if right else {})

@@ -47,7 +47,7 @@ def evaluate(
         device=device,
         first_stage=about["vae"]["fingerprint"] if about and "vae" in about else None,
         statistics_alone=save_stats is not None,
-        prompted=images.prompts is not None,
+        prompts=images.prompts,
     )
     if save_stats is not None and not judge.extractor.saved:
         raise SetupError(

@@ -66,7 +66,7 @@ class Judge:
         first_stage: fingerprint of the first stage of what was trained; None: not known.
         statistics_alone: statistics are to be saved: metrics may be left out, or say of what
             network; what would be compared is not computed where there is no reference.
-        prompted: whether there is a prompt of each image, or nothing where that is seen later.
+        prompts: of each image; None: there are none. later: they are known, and checked, later.
 
     Attributes:
         names: of the metrics. left_out: those that the reference has not enough for.
@@ -84,14 +84,15 @@ class Judge:
         device: str,
         first_stage: str | None = None,
         statistics_alone: bool = False,
-        prompted: bool | None = None,
+        prompts: Sequence[str] | None = None,
+        later: bool = False,
     ):
         judging.check()
         device = str(kept_on(torch.device(device)))  # statistics are float64
         self.judging, self.device = judging, device
         names = choose(judging, first_stage, statistics_alone=statistics_alone)
-        if prompted is not None:
-            refuse_unprompted(names, prompted)
+        if not later:
+            refuse_prompts(names, prompts)
         self.extractor, *self.beside = open_extractors(names, judging.opening(device))
         self.comparing = comparing(names, [self.extractor, *self.beside])
         lack = {} if judging.metric else lacking(judging.ref, self.comparing, names)
@@ -193,13 +194,19 @@ class Judge:
         return [*found, *of_prompts(images, readers, self.reference, how.get("crop"))]
 
 
-def refuse_unprompted(names: Sequence[str], prompted: bool) -> None:
-    """SetupError where metrics need prompts that are not there."""
-    if not prompted and (need := scores.of_prompts(names)):
+def refuse_prompts(names: Sequence[str], prompts: Sequence[str] | None) -> None:
+    """SetupError where metrics need prompts that are not there, or mean nothing for those."""
+    need = scores.of_prompts(names)
+    if prompts is None and need:
         raise SetupError(
             f"{', '.join(need)}: for images that were drawn of prompts, which these were not: draw "
             "with --prompt or --prompts, or leave it out of --metrics"
         )
+    for name in need if prompts else ():
+        means = scores.METRICS[name].means
+        if means is not None and not any(map(means, prompts or ())):
+            left = ",".join(other for other in names if other != name)
+            raise SetupError(f"{name} means nothing for these prompts: --metrics {left or '…'}")
 
 
 def choose(judging: Judging, first_stage: str | None, *, statistics_alone: bool) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from sra2cli.core.files import hold, is_full, listing_digest, sync, utf8, write_
 from sra2cli.core.processes import Group
 from sra2cli.evaluation.extractors import Collected, Collector, Extractor, Wanted, check_features
 from sra2cli.evaluation.image_sets import Seen
-from sra2cli.evaluation.judge import Judge, Result, refuse_unprompted
+from sra2cli.evaluation.judge import Judge, Result, refuse_prompts
 from sra2cli.evaluation.judging import MODELS, Judging
 from sra2cli.runs.network import Network
 from sra2cli.sampling.opening import Options
@@ -53,7 +53,7 @@ class NetworkJudge:
 
     def __init__(self, judging: Judging, group: Group, *, first_stage: str | None):
         self.judging, self.group = judging, group
-        self.judged = Judge(judging, device=group.device, first_stage=first_stage)
+        self.judged = Judge(judging, device=group.device, first_stage=first_stage, later=True)
 
     def judge(
         self,
@@ -80,7 +80,7 @@ class NetworkJudge:
         group, judging, judged = self.group, self.judging, self.judged
         drawing = plan(source, num, sampling, replace(options, batch=judging.batch), group)
         about, labels, prompts = drawing.about, drawing.labels, drawing.prompts
-        refuse_unprompted(judged.names, prompts is not None)
+        refuse_prompts(judged.names, prompts)
         asked = {**about, "source": None, **fingerprints(judging)}
         asked |= {"metric": ",".join(judged.names), "network": judged.extractor.fingerprint}
         if judged.beside:

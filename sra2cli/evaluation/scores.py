@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from sra2cli.core.errors import DataError, SetupError
+from sra2cli.evaluation.emoji_scorer import has_tones
 from sra2cli.evaluation.extractors import Collected, Wanted
 from sra2cli.evaluation.metrics import (
     NEIGHBOURS,
@@ -76,10 +77,7 @@ def fit(name: str) -> Callable[[Compared, str], float]:
     """A number of how images fit their prompts, as the network of the feature calls it."""
 
     def number(compared: Compared, feature: str) -> float:
-        found = compared.fits(feature)
-        if name not in found:
-            raise DataError(f"{name} means nothing for these prompts: ask for {','.join(found)}")
-        return found[name]
+        return compared.fits(feature)[name]
 
     return number
 
@@ -99,7 +97,7 @@ class Metric:
 
     network: of networks.NETWORKS. needs: statistics and rows are needed of samples and reference,
     the score of samples alone, prompts of samples beside their rows. compute(compared, feature):
-    the number.
+    the number. means: of a prompt, whether it says anything there; None: of any.
     """
 
     network: str
@@ -107,6 +105,7 @@ class Metric:
     needs: Literal["statistics", "rows", "score", "prompts"]
     better: Literal["↓", "↑"]
     compute: Callable[[Compared, str], float]
+    means: Callable[[str], bool] | None = None
 
 
 METRICS = {
@@ -122,7 +121,7 @@ METRICS = {
     "fd-emoji": Metric("emoji", "emoji", "statistics", "↓", frechet),
     "emoji-top1": Metric("emoji", "emoji", "prompts", "↑", fit("emoji-top1")),
     "emoji-top5": Metric("emoji", "emoji", "prompts", "↑", fit("emoji-top5")),
-    "emoji-tone": Metric("emoji", "emoji", "prompts", "↑", fit("emoji-tone")),
+    "emoji-tone": Metric("emoji", "emoji", "prompts", "↑", fit("emoji-tone"), has_tones),
     "pickscore": Metric("pickscore", "pickscore", "prompts", "↑", fit("pickscore")),
     "clip-score": Metric("clip", "clip-score", "prompts", "↑", fit("clip-score")),
 }

@@ -19,7 +19,7 @@ from sra2cli.models.build import shape_of
 from sra2cli.runs.exported import store_known
 from sra2cli.runs.naming import split_step
 from sra2cli.runs.run import Run
-from sra2cli.sampling.opening import Options
+from sra2cli.sampling.opening import Options, check_guide
 from sra2cli.sampling.settings import SELF_INTERVAL, Sampling
 
 NEWEST = "newest"
@@ -151,9 +151,15 @@ def judge(
 
 def refuse_early(source: Path, wanted: Sequence[Point], options: Options) -> None:
     """What a later point would stumble over, when the ones before it have taken hours."""
-    guided = [point for point in wanted if point.sampling.self_guidance != 1.0]
-    for step in {options.step if p.step is None else p.step for p in guided}:
-        replace(options, step=step).open(source, verify=False, guide=True)
+    guided: dict[int | None, list[Sampling]] = {}
+    for point in wanted:
+        if point.sampling.self_guidance != 1.0:
+            step = options.step if point.step is None else point.step
+            guided.setdefault(step, []).append(point.sampling)
+    for step, samplings in guided.items():
+        network = replace(options, step=step).open(source, verify=False, guide=True)
+        for sampling in samplings:
+            check_guide(network, sampling)
     if not (source / "recipe.yaml").is_file():
         return
     run = Run(source)

@@ -104,6 +104,8 @@ def open_network(
     if alone:
         found, origin = of_file(source, weights, num_heads, kind)
         return guided(found, source, origin, offline) if guide else found
+    if saved and stem not in (None, "ema", "model"):
+        raise SetupError(f"{source} holds no network: give ema.safetensors, or model.safetensors")
     if saved:
         source, checkpoint = folder.absolute().parent.parent, read_checkpoint(folder, verify=verify)
         weights = stem if stem in ("ema", "model") else weights  # type: ignore[assignment]

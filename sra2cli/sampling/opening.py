@@ -67,6 +67,18 @@ class Options:
         )
 
 
+def check_guide(network: Network, sampling: Sampling) -> None:
+    """SetupError where a head is to guide at times that it was not trained at."""
+    if network.guide is None:
+        return
+    (low, high), (first, last) = network.guide.settings.window, sampling.self_interval
+    if first < low or last > high:
+        raise SetupError(
+            f"--self-interval {first:g}:{last:g} reaches out of {low:g}:{high:g}, the times that "
+            "the head was trained at (its window)"
+        )
+
+
 def with_text_encoder(
     sampling: Sampling, network: Network, options: Options, *, device: str
 ) -> Sampling:

@@ -23,7 +23,13 @@ from sra2cli.encoders.first_stage import FirstStage
 from sra2cli.runs.network import Network
 from sra2cli.sampling.draw import HALF, cast_once, draw
 from sra2cli.sampling.folder import drawn_image, image_file, prepare
-from sra2cli.sampling.opening import Options, first_stage_of, scale_of, with_text_encoder
+from sra2cli.sampling.opening import (
+    Options,
+    check_guide,
+    first_stage_of,
+    scale_of,
+    with_text_encoder,
+)
 from sra2cli.sampling.settings import Sampling
 
 WRITERS = 4  # threads that compress PNGs
@@ -163,6 +169,7 @@ def plan(source: Path, num: int, sampling: Sampling, options: Options, group: Gr
     network = options.open(source, verify=group.main, guide=sampling.self_guidance != 1.0)
     sampling = sampling.of_classes(network.class_names, network.model.shape)
     sampling.check(network.model.shape)
+    check_guide(network, sampling)
     if sampling.solver == "edm" and network.path != "linear":
         raise SetupError(
             f"--solver edm is for the linear path; {source} has the {network.path} one"

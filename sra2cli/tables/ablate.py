@@ -38,6 +38,7 @@ from sra2cli.tables.protocol import (
     ROWS,
     How,
     check_steps,
+    check_told,
     common_options,
     device_of,
     differences,
@@ -94,6 +95,7 @@ def ablate(
         share(row.recipe, rank=0, processes=how.processes or 1)
     steps = (base.train.steps if step is None else step,)
     check_steps(steps, base)
+    check_told(base, how)
     judged = judging(base, how, steps)
     with store_for(base, how, data, out) as (store, base):
         rows = rows_of(base)
@@ -134,6 +136,7 @@ def iterations(
     """
     chosen = list(steps) or kept(base)
     check_steps(chosen, base)
+    check_told(base, how)
     judged = judging(base, how, chosen)
     with store_for(base, how, data, out) as (store, base):
         cells = grid([axes.baseline(base), axes.own(base)], base, how.seeds, store, out)
@@ -154,6 +157,8 @@ def iterations_of(
     base = Run(runs[0]).recipe
     chosen = list(steps) or common_steps(runs)
     check_there(runs, chosen)
+    for cell in cells.values():
+        check_told(cell.recipe, how)
     judged = judging(base, how, chosen)
     differs = []
     for (name, _), cell in cells.items():

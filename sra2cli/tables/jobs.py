@@ -110,11 +110,14 @@ class Commands:
                 raise
             finally:
                 self.slots.put(slot)
-        console.say(f"{cell.name}: done")
+        if not self.stopping.is_set():
+            console.say(f"{cell.name}: done")
 
     def stop(self) -> None:
         """Ask the processes to save and stop, and wait for them."""
         self.stopping.set()
+        if self.running:
+            console.say("stopping: waiting until what is trained is saved")
         for process in list(self.running):
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)  # a shell's background jobs ignore SIGINT

@@ -27,7 +27,8 @@ from sra2cli.evaluation.networks import NETWORKS, comparing, open_extractors
 from sra2cli.evaluation.reference import check_reference, compared, is_npz, uncompared
 from sra2cli.extraction.extract import extract
 from sra2cli.extraction.makers import Options
-from sra2cli.models.build import shape_of
+from sra2cli.models.build import BACKBONES, shape_of
+from sra2cli.models.contract import Backbone
 from sra2cli.sampling.settings import Sampling, chosen
 from sra2cli.tables import paper
 from sra2cli.tables.cells import Judged
@@ -146,6 +147,18 @@ def check_steps(steps: Sequence[int], base: Recipe) -> None:
         )
 
 
+def check_told(base: Recipe, how: How) -> None:
+    """SetupError for prompts of a network that is told none, and for captions without prompts."""
+    told = BACKBONES.get(base.model.kind, Backbone).told == "text"
+    if told and how.prompts is None:
+        raise SetupError(
+            f"'{base.name}' is told captions: give --prompts, a file of them or a latent store, "
+            "whose captions are drawn"
+        )
+    if how.prompts is not None and not told:
+        raise SetupError(f"--prompts is for networks that are told captions, not for '{base.name}'")
+
+
 def judging(base: Recipe, how: How, steps: Sequence[int]) -> Judged:
     """Options of `sra2 eval`: the paper's protocol, or that of fd-digits; then what was asked.
 
@@ -161,7 +174,8 @@ def judging(base: Recipe, how: How, steps: Sequence[int]) -> Judged:
     sampling = chosen(preset, solver=how.solver, steps=how.steps, prompts=told)
     if base.data.classes is not None:  # else the store says them, and eval refuses
         sampling.check(shape_of(base))
-    num = (DIGITS_SAMPLES if small else paper.SAMPLES) if how.num is None else how.num
+    usual = len(told) if told else DIGITS_SAMPLES if small else paper.SAMPLES
+    num = usual if how.num is None else how.num
     if num < 2:
         raise SetupError(f"--num is at least 2, not {num}")
     names = scores.parse(how.metrics or ("fd-digits" if small else ",".join(scores.PAPERS)))

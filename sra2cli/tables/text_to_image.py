@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from sra2cli.core.errors import SetupError
-from sra2cli.data.prompts import read_prompts
 from sra2cli.runs.run import Run
 from sra2cli.sampling.settings import chosen
 from sra2cli.tables import paper, render
@@ -33,8 +32,7 @@ def text_to_image(sources: Sequence[Path], how: How, *, out: Path) -> dict[str, 
     found = opened_all(
         sources, "text", "`ablate t2i` compares networks that are told captions", how
     )
-    num = len(read_prompts(how.prompts)) if how.num is None else how.num
-    how = replace(how, num=num, metrics=how.metrics or METRICS)
+    how = replace(how, metrics=how.metrics or METRICS)
     cells = cells_of(found, how, out)
     first = next(iter(cells.values()))
     assert isinstance(first, SystemCell)

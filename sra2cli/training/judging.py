@@ -36,9 +36,11 @@ class TrainingJudge:
         self.sampling = Sampling(
             solver="euler", steps=log.eval_steps, labels="balanced", seed=recipe.seed
         )
+        self._texts: list[str] | None = None  # of each image
         if shape_of(recipe).condition == "text":
             prompts = told_in(store, device=device, offline=offline)
             self.sampling = replace(self.sampling, labels="random", prompts=prompts)
+            self._texts = prompts.texts(range(self.count), recipe.seed)
         self._first_stage = open_first_stage(info.vae, device=device, offline=offline)
         self._first_stage.check_store(info, "this store")
         judging = Judging(metric=log.eval_metrics, ref=log.eval_ref, offline=offline)
@@ -46,17 +48,15 @@ class TrainingJudge:
             judging,
             device=device,
             first_stage=info.vae_fingerprint,
-            prompted=self.sampling.prompts is not None,
+            prompts=self._texts,
         )
         _ = self._judge.reference
 
     def judge(self, model: Backbone) -> dict[str, Any]:
         """The metrics, and how the images were drawn."""
         found = self._judge.look(self._images(model), None)
-        sampling, prompts = self.sampling.to_dict(), self.sampling.prompts
-        texts = None if prompts is None else prompts.texts(range(self.count), self.sampling.seed)
-        how = {"sampling": sampling, "precision": self.precision}
-        return {**self._judge.values(found, texts), "count": self.count, **how}
+        how = {"sampling": self.sampling.to_dict(), "precision": self.precision}
+        return {**self._judge.values(found, self._texts), "count": self.count, **how}
 
     def _images(self, model: Backbone) -> Iterator[np.ndarray]:
         with console.progress("evaluation", self.count) as bar:
