@@ -7,8 +7,9 @@
 Both take turns in one process, and the order changes from round to round, so that a machine that
 drifts slows both alike. A ratio above 1 says that ours is faster. Our step is what `sra2 train`
 runs, data from a store included; theirs (`peer_code.py`) finds its batch on the device. REPA's
-encoder runs on neither side: its features are ready. Sampling is of latents. "floor" is our step
-over its matrix products at the rate that products reach in the same run. Prints a table and writes
+encoder runs on neither side: its features are ready. Sampling is of latents. A mode with "/" is
+ours over theirs as released, in fp32: what a user of theirs would see. "floor" is our step over its
+matrix products at the rate that products reach in the same run. Prints a table and writes
 benchmarks/results/peers-DEVICE.json as it goes; what is there of the same shape and commits is not
 measured again, unless --again.
 """
@@ -33,7 +34,7 @@ from sra2cli.core import console
 from sra2cli.core.errors import SetupError
 from sra2cli.data.store import Store
 from sra2cli.encoders.first_stage import float32
-from sra2cli.sampling.draw import cast_once, draw_latents
+from sra2cli.sampling.draw import cast_once, draw_latents, in_parts, unit
 from sra2cli.sampling.settings import Sampling
 from sra2cli.tables.timing import middle_half, release
 from sra2cli.training.counting import flops_per_image
@@ -42,7 +43,17 @@ from sra2cli.training.rates import matrix_rate, wait
 from sra2cli.training.trial import make_store
 
 PAIRS = {"sra": "sra", "sra2": "sra", "repa-stored": "repa"}  # our method, and whose code
-MODES = {m.name: m for m in (Mode("fp32"), Mode("bf16", True), Mode("bf16 compiled", True, True))}
+FP32, COMPILED = Mode("fp32"), Mode("fp32 compiled", compiled=True)
+BF16, FASTEST = Mode("bf16", half=True), Mode("bf16 compiled", half=True, compiled=True)
+MODES = {  # ours, theirs
+    "fp32": (FP32, FP32),
+    "bf16": (BF16, BF16),
+    "bf16 compiled": (FASTEST, FASTEST),
+    "fp32 compiled / fp32": (COMPILED, FP32),
+    "bf16 / fp32": (BF16, FP32),
+    "bf16 compiled / fp32": (FASTEST, FP32),
+}
+OF_CPU = ("fp32", "fp32 compiled / fp32", "bf16 / fp32")
 GUIDED = {"scale": 1.8, "interval": (0.0, 0.7)}
 DRAWN = {  # solver, steps, guidance
     "Euler": ("euler", 50, {"scale": 1.0, "interval": (0.0, 1.0)}),
@@ -75,9 +86,11 @@ class Ours:
             if self.mode.half:
                 cast_once(self.frozen, torch.bfloat16)
         sampling = Sampling(solver=solver, steps=steps, cfg=scale, interval=interval)  # type: ignore[arg-type]
-        device = torch.device(self.device)
+        device, network = torch.device(self.device), self.engine.model
+        together = unit(network.shape) if device.type == "cpu" else self.batch  # as `sra2 sample`
         with float32(tf32=device.type == "cuda"), self.mode.autocast(self.device):
-            draw_latents(self.frozen, range(self.batch), sampling, kind="linear", device=device)  # type: ignore[arg-type]
+            for part, _ in in_parts(range(self.batch), together):
+                draw_latents(self.frozen, part, sampling, kind="linear", device=device)  # type: ignore[arg-type]
 
 
 def paired(
@@ -113,16 +126,17 @@ def depths(engine: Engine) -> dict[str, int]:
 
 
 def measure(
-    method: str, peer: Peer, mode: Mode, store: Store, how: argparse.Namespace, rate: float
+    method: str, peer: Peer, mode: str, store: Store, how: argparse.Namespace, rate: float
 ) -> list[dict[str, Any]]:
     """Rows of one method in one mode: training, and sampling once for each peer."""
-    ours = Ours(method, how.model, mode, how.batch, store, how.device)
+    mine, other = MODES[mode]
+    ours = Ours(method, how.model, mine, how.batch, store, how.device)
     raw = ours.batches.raw(0, range(how.batch)).map(lambda tensor: tensor.to(how.device))
     theirs = PeerStep(
         peer,
         how.model,
         **depths(ours.engine),
-        mode=mode,
+        mode=other,
         device=how.device,
         moments=raw.moments.float(),
         labels=raw.condition.y,
@@ -137,7 +151,7 @@ def measure(
         steps = how.steps or steps
         work = [partial(side.sample, solver, steps, **guidance) for side in (ours, theirs)]
         rows.append({"what": f"{name} {steps}", **paired(*work, how.draw_rounds, how.device)})
-    return [{"ours": method, "theirs": peer.name, "mode": mode.name, **row} for row in rows]
+    return [{"ours": method, "theirs": peer.name, "mode": mode, **row} for row in rows]
 
 
 def main() -> None:
@@ -150,10 +164,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32 if cuda else 8)
     parser.add_argument("--rounds", type=int, default=12, help="of training steps")
     parser.add_argument("--methods", nargs="+", default=list(PAIRS), choices=list(PAIRS))
-    parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES))
+    usual = ["fp32", "bf16", "bf16 compiled", "bf16 compiled / fp32"] if cuda else list(OF_CPU)
+    parser.add_argument("--modes", nargs="+", default=usual, choices=list(MODES))
     parser.add_argument("--draw", nargs="*", default=list(DRAWN), choices=list(DRAWN))
-    parser.add_argument("--draw-rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="of the samplers, instead of 50 and 250")
+    parser.add_argument("--draw-rounds", type=int, default=3 if cuda else 12)
+    few = None if cuda else 5
+    parser.add_argument("--steps", type=int, default=few, help="of samplers; CUDA: 50 and 250")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin nothing after that")
     parser.add_argument("--again", action="store_true", help="measure what is there already")
     how = parser.parse_args()
@@ -175,7 +191,7 @@ def main() -> None:
             if PAIRS[method] not in peers or late or (method, mode) in done:
                 continue
             console.say(f"{method} beside {PAIRS[method].upper()}'s code, {mode}")
-            rows += measure(method, peers[PAIRS[method]], MODES[mode], store, how, rate[mode])
+            rows += measure(method, peers[PAIRS[method]], mode, store, how, rate[mode])
             release()
             torch.compiler.reset()
             keep(how, peers, rate, rows)
@@ -183,7 +199,7 @@ def main() -> None:
 
 
 def dtype_of(mode: str) -> torch.dtype:
-    return torch.bfloat16 if MODES[mode].half else torch.float32
+    return torch.bfloat16 if MODES[mode][0].half else torch.float32
 
 
 def shape_of(how: argparse.Namespace) -> str:
@@ -230,7 +246,7 @@ def show(rows: list[dict[str, Any]], how: argparse.Namespace) -> None:
         spread = f"{low:.2f} – {high:.2f}"
         cells.append((names, row["what"], row["mode"], f"{row['ratio']:.2f}", spread, floor))
     title = f"ours over theirs, {how.model}, batch {how.batch}, {how.device}"
-    header = ("method / whose code", "", "both in", "times as fast", "middle half", "floor")
+    header = ("method / whose code", "", "precision", "times as fast", "middle half", "floor")
     console.print_table(title, header, cells)
 
 
