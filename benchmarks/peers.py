@@ -65,13 +65,23 @@ DRAWN = {  # solver, steps, guidance
 class Ours:
     """Our step, and our samplers on the EMA's network."""
 
-    def __init__(self, method: str, size: str, mode: Mode, batch: int, store: Store, device: str):
+    def __init__(
+        self,
+        method: str,
+        size: str,
+        mode: Mode,
+        batch: int,
+        store: Store,
+        device: str,
+        together: int | None,
+    ):
         settings = [f"model.size={size}", f"train.batch={batch}", "train.micro_batch=null"]
         settings.append(f"train.precision={'bf16' if mode.half else 'fp32'}")
         settings.append(f"train.compile={str(mode.compiled).lower()}")
         settings.append(f"train.tf32={str(device.startswith('cuda')).lower()}")
         kind = size.partition("/")[0].lower()
         self.mode, self.batch, self.device = mode, batch, device
+        self.together = together
         self.engine, batches = make_engine(kind, method, store, device, settings)
         self.batches = batches
         self.steps = self.engine.steps_from(batches.from_step(0, 10**6))
@@ -85,9 +95,12 @@ class Ours:
             self.frozen = copy.deepcopy(self.engine.ema.model)
             if self.mode.half:
                 cast_once(self.frozen, torch.bfloat16)
+            if self.mode.compiled:
+                self.frozen.compile_blocks()  # type: ignore[operator]
         sampling = Sampling(solver=solver, steps=steps, cfg=scale, interval=interval)  # type: ignore[arg-type]
-        device, network = torch.device(self.device), self.engine.model
-        together = unit(network.shape) if device.type == "cpu" else self.batch  # as `sra2 sample`
+        device, shape = torch.device(self.device), self.engine.ema.model.shape
+        usual = unit(shape) if device.type == "cpu" else self.batch
+        together = self.together or usual
         with float32(tf32=device.type == "cuda"), self.mode.autocast(self.device):
             for part, _ in in_parts(range(self.batch), together):
                 draw_latents(self.frozen, part, sampling, kind="linear", device=device)  # type: ignore[arg-type]
@@ -125,33 +138,46 @@ def depths(engine: Engine) -> dict[str, int]:
     return {"depth": depth, "teacher_depth": int(getattr(settings, "teacher_depth", depth))}
 
 
-def measure(
-    method: str, peer: Peer, mode: str, store: Store, how: argparse.Namespace, rate: float
-) -> list[dict[str, Any]]:
-    """Rows of one method in one mode: training, and sampling once for each peer."""
-    mine, other = MODES[mode]
-    ours = Ours(method, how.model, mine, how.batch, store, how.device)
-    raw = ours.batches.raw(0, range(how.batch)).map(lambda tensor: tensor.to(how.device))
-    theirs = PeerStep(
-        peer,
-        how.model,
-        **depths(ours.engine),
-        mode=other,
-        device=how.device,
-        moments=raw.moments.float(),
-        labels=raw.condition.y,
-        features=None if raw.features is None else raw.features.float(),
-    )
-    row = paired(ours.step, theirs.step, how.rounds, how.device)
-    products = how.batch * flops_per_image(ours.engine.recipe, encoder=False) / rate
-    rows = [{"what": "training", **row, "floor": row["ours_ms"] / 1e3 / products}]
-    ours.engine.check("this benchmark")
-    for name in how.draw if method in ("sra", "repa-stored") else ():
-        solver, steps, guidance = DRAWN[name]
-        steps = how.steps or steps
-        work = [partial(side.sample, solver, steps, **guidance) for side in (ours, theirs)]
-        rows.append({"what": f"{name} {steps}", **paired(*work, how.draw_rounds, how.device)})
-    return [{"ours": method, "theirs": peer.name, "mode": mode, **row} for row in rows]
+class Sides:
+    """Ours and theirs of one method in one mode, on the same images."""
+
+    def __init__(self, method: str, peer: Peer, mode: str, store: Store, how: argparse.Namespace):
+        mine, other = MODES[mode]
+        self.ours = Ours(method, how.model, mine, how.batch, store, how.device, how.together)
+        raw = self.ours.batches.raw(0, range(how.batch)).map(lambda tensor: tensor.to(how.device))
+        self.theirs = PeerStep(
+            peer,
+            how.model,
+            **depths(self.ours.engine),
+            mode=other,
+            device=how.device,
+            moments=raw.moments.float(),
+            labels=raw.condition.y,
+            features=None if raw.features is None else raw.features.float(),
+        )
+        self.how = how
+        self.names = {"ours": method, "theirs": peer.name, "mode": mode}
+
+    def training(self, rate: float) -> list[dict[str, Any]]:
+        """rate: of matrix products, FLOP/s."""
+        how, engine = self.how, self.ours.engine
+        row = paired(self.ours.step, self.theirs.step, how.rounds, how.device)
+        engine.check("this benchmark")
+        products = how.batch * flops_per_image(engine.recipe, encoder=False) / rate
+        floor = row["ours_ms"] / 1e3 / products
+        return [{**self.names, "what": "training", **row, "floor": floor}]
+
+    def sampling(self) -> list[dict[str, Any]]:
+        how, rows = self.how, []
+        for name in how.draw:
+            solver, usual, guidance = DRAWN[name]
+            steps = how.steps or usual
+            work = [
+                partial(side.sample, solver, steps, **guidance) for side in (self.ours, self.theirs)
+            ]
+            row = paired(*work, how.draw_rounds, how.device)
+            rows.append({**self.names, "what": f"{name} {steps}", **row})
+        return rows
 
 
 def main() -> None:
@@ -170,6 +196,9 @@ def main() -> None:
     parser.add_argument("--draw-rounds", type=int, default=3 if cuda else 12)
     few = None if cuda else 5
     parser.add_argument("--steps", type=int, default=few, help="of samplers; CUDA: 50 and 250")
+    parser.add_argument(
+        "--together", type=int, help="images of our pass; else as sra2 sample has it"
+    )
     parser.add_argument("--seconds", type=float, default=1e9, help="begin nothing after that")
     parser.add_argument("--again", action="store_true", help="measure what is there already")
     how = parser.parse_args()
@@ -182,20 +211,31 @@ def main() -> None:
         parser.error("give --repa DIR, --sra DIR or both")
     rate = {m: matrix_rate(how.device, 8192 if cuda else 1024, dtype_of(m)) for m in how.modes}
     rows = [] if how.again else measured_before(how, peers)
-    done = {(row["ours"], row["mode"]) for row in rows}
+    done = {(row["ours"], row["mode"], row["what"] == "training") for row in rows}
     with tempfile.TemporaryDirectory() as scratch:
         base = recipe.load("b-sit", [f"model.size={how.model}"])
         store = make_store(Path(scratch), base, max(64, how.batch), features=True)
-        for method, mode in [(a, b) for a in how.methods for b in how.modes]:
+        for trains, method, mode in turns(how):
             late = time.perf_counter() - begun > how.seconds
-            if PAIRS[method] not in peers or late or (method, mode) in done:
+            if PAIRS[method] not in peers or late or (method, mode, trains) in done:
                 continue
-            console.say(f"{method} beside {PAIRS[method].upper()}'s code, {mode}")
-            rows += measure(method, peers[PAIRS[method]], mode, store, how, rate[mode])
+            doing = "training" if trains else "sampling"
+            console.say(f"{doing}: {method} beside {PAIRS[method].upper()}'s code, {mode}")
+            sides = Sides(method, peers[PAIRS[method]], mode, store, how)
+            rows += sides.training(rate[mode]) if trains else sides.sampling()
+            del sides
             release()
             torch.compiler.reset()
             keep(how, peers, rate, rows)
     show(rows, how)
+
+
+def turns(how: argparse.Namespace) -> list[tuple[bool, str, str]]:
+    """(whether it trains, method, mode). Sampling first: what training leaves of a process's memory
+    would slow it. SRA 2's network is SRA's: it is not drawn from twice."""
+    pairs = [(method, mode) for method in how.methods for mode in how.modes]
+    drawn = [(False, *pair) for pair in pairs if pair[0] != "sra2" and how.draw]
+    return drawn + [(True, *pair) for pair in pairs]
 
 
 def dtype_of(mode: str) -> torch.dtype:

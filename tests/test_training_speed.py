@@ -21,6 +21,7 @@ from sra2cli.models import compiling
 from sra2cli.runs.run import Run
 from sra2cli.tables.methods import method_recipe
 from sra2cli.training import rates
+from sra2cli.training.engine import resolve_precision
 from sra2cli.training.memory import CARD, memory_of
 from sra2cli.training.previews import drawn_in
 from sra2cli.training.train import train
@@ -245,3 +246,14 @@ def test_compiling_is_set_up_once_for_all(monkeypatch):
     torch._dynamo.config.optimize_ddp = True
     compiling.compile_each([torch.nn.Linear(1, 1)] * 2)
     assert made == [{"dynamic": False}] * 2 and torch._dynamo.config.optimize_ddp is False
+
+
+@pytest.mark.parametrize(("half", "precision"), [(4e11, "bf16"), (1e11, "fp32")])
+def test_auto_is_bf16_where_its_products_are_faster(monkeypatch, half, precision):
+    """There are CPUs with the instructions that take twice as long with them."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    reached = {torch.bfloat16: half, torch.float32: 2e11}
+    monkeypatch.setattr(rates, "matrix_rate", lambda _device, _side, dtype: reached[dtype])
+    wanted = recipe.load("b-sit", ["train.precision=auto"])
+    found = resolve_precision(wanted, None, torch.device("cpu"))
+    assert found.train.precision == precision

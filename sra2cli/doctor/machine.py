@@ -96,7 +96,7 @@ def bf16() -> list[Line]:
     """Whether `train.precision: auto` means bf16, on each kind of device."""
     import torch
 
-    from sra2cli.training.engine import fast_bf16
+    from sra2cli.training.rates import fast_bf16
 
     kinds = ["cpu", *["cuda"] * torch.cuda.is_available()]
     slow = "train.precision: auto is fp32 there; bf16 works, and is slower"

@@ -101,7 +101,7 @@ def prepare(
     if shape_of(wanted).condition == "text" and store.captions and not store.captions.has_features:
         text_encoder = text_encoder_of(store.info, device=group.device, offline=offline)
     frozen, taught_by = frozen_network(wanted, store, offline=offline, verify=group.main)
-    wanted = resolve_precision(wanted, out, torch.device(group.device))
+    wanted = group.share(resolve_precision(wanted, out, torch.device(group.device)))
     return Training(wanted, store, indices, source, encoder, text_encoder, frozen, taught_by)
 
 

@@ -28,6 +28,7 @@ from sra2cli.models.contract import Backbone
 from sra2cli.models.ema import Ema, tokens_of
 from sra2cli.runs.run import EMA_HEADS, Checkpoint, Run
 from sra2cli.training.objective import Objective
+from sra2cli.training.rates import fast_bf16
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -272,14 +273,6 @@ def resolve_precision(wanted: Recipe, out: Path | None, device: torch.device) ->
     else:
         tree["train"]["precision"] = "bf16" if fast_bf16(device) else "fp32"
     return from_dict(tree)
-
-
-def fast_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 matrices faster than fp32 ones."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return bool(supported())
 
 
 def learning_rate(settings: Train, step: int) -> float:

@@ -65,6 +65,18 @@ def matrix_rate(device: str, side: int, dtype: torch.dtype = torch.bfloat16) -> 
     return best
 
 
+def fast_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 matrices faster than fp32 ones. A CPU is asked to: some
+    have the instructions for it and take twice as long."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    if device.type != "cpu" or not supported():
+        return False
+    half, full = (matrix_rate("cpu", 512, dtype) for dtype in (torch.bfloat16, torch.float32))
+    return half > 1.2 * full
+
+
 def wait(device: str) -> None:
     """Until a device has done what it was asked for."""
     if device.startswith("cuda"):
