@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
     parser.add_argument("--model", default="XL/2" if cuda else "B/2")
     parser.add_argument("--batch", type=int, default=32 if cuda else 8)
-    parser.add_argument("--rounds", type=int, default=12, help="of training steps")
+    parser.add_argument("--rounds", type=int, default=12, help="of training steps; 0: none")
     parser.add_argument("--methods", nargs="+", default=list(PAIRS), choices=list(PAIRS))
     usual = ["fp32", "bf16", "bf16 compiled", "bf16 compiled / fp32"] if cuda else list(OF_CPU)
     parser.add_argument("--modes", nargs="+", default=usual, choices=list(MODES))
@@ -235,7 +235,7 @@ def turns(how: argparse.Namespace) -> list[tuple[bool, str, str]]:
     would slow it. SRA 2's network is SRA's: it is not drawn from twice."""
     pairs = [(method, mode) for method in how.methods for mode in how.modes]
     drawn = [(False, *pair) for pair in pairs if pair[0] != "sra2" and how.draw]
-    return drawn + [(True, *pair) for pair in pairs]
+    return drawn + [(True, *pair) for pair in pairs if how.rounds]
 
 
 def dtype_of(mode: str) -> torch.dtype:
@@ -243,7 +243,8 @@ def dtype_of(mode: str) -> torch.dtype:
 
 
 def shape_of(how: argparse.Namespace) -> str:
-    return f"{how.model}, batch {how.batch}, 256 px, {torch.get_num_threads()} threads"
+    passes = f", our passes of {how.together}" if how.together else ""
+    return f"{how.model}, batch {how.batch}, 256 px, {torch.get_num_threads()} threads{passes}"
 
 
 def result_file(how: argparse.Namespace) -> Path:

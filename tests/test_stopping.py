@@ -42,7 +42,7 @@ def test_a_signal_breaks_an_evaluation_off(digits_store, tmp_path, monkeypatch):
         time.sleep(60)
         raise AssertionError("a signal did not end it")
 
-    monkeypatch.setattr(TrainingJudge, "judge", interrupted)
+    monkeypatch.setattr(TrainingJudge, "look", interrupted)
     with pytest.raises(SystemExit) as stopped:
         train(wanted, digits_store, out)
     assert stopped.value.code == 130

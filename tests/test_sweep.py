@@ -11,9 +11,14 @@ from pathlib import Path
 import pytest
 from conftest import finished, one_line
 from PIL import Image
+from test_training_speed import graphs  # noqa: F401  (a fixture)
 
 from sra2cli.config import recipe
 from sra2cli.core.files import try_lock
+from sra2cli.evaluation import sweep
+from sra2cli.evaluation.judging import Judging
+from sra2cli.sampling.opening import Options
+from sra2cli.sampling.settings import Sampling
 from sra2cli.training.train import train
 
 ROOT = Path(__file__).parent.parent
@@ -176,3 +181,12 @@ def test_a_damaged_part_is_named(run_sra2, run, tmp_path, monkeypatch):
     assert f"{part.name} cannot be read" in one_line(run_sra2(*draw), 1)
     part.unlink()
     assert run_sra2(*draw).returncode == 0
+
+
+def test_a_sweep_compiles_two_graphs(run, graphs, tmp_path):  # noqa: F811
+    """One with and one without guidance, whatever its checkpoints and scales."""
+    wanted, swept = sweep.points(Sampling(steps=2), checkpoints=[2, 4], cfgs=[1.0, 1.5, 2.0])
+    judging = Judging(metric="fd-digits")
+    how = {"num": 40, "options": Options(compile=True), "judging": judging, "device": "cpu"}
+    found = sweep.judge(run, wanted, swept=swept, out=tmp_path, **how)
+    assert len(found["rows"]) == 6 and graphs() == 2

@@ -20,7 +20,10 @@ from test_encoders import dinov2  # noqa: F401  (a fixture)
 
 from sra2cli.config import recipe
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.data.store import checksums
+from sra2cli.core.processes import Group
+from sra2cli.data.store import Store, checksums
+from sra2cli.runs.network import open_network
+from sra2cli.runs.run import Run
 from sra2cli.training.engine import Engine
 from sra2cli.training.judging import TrainingJudge
 from sra2cli.training.train import train
@@ -558,8 +561,6 @@ def test_evaluation_while_training(run_sra2, digits_store, tmp_path, monkeypatch
         judged += ["--set", f"log.{setting}"]
     assert run_sra2(*train_, "--out", "plain").returncode == 0
     assert run_sra2(*judged).returncode == 0
-    from sra2cli.runs.run import Run
-
     run_, plain = Run(tmp_path / "judged"), Run(tmp_path / "plain")
     events = run_.events("eval")
     assert [e["step"] for e in events] == [2, 4] and all(e["fd-digits"] > 0 for e in events)
@@ -576,7 +577,7 @@ def test_evaluation_while_training(run_sra2, digits_store, tmp_path, monkeypatch
 
     again = [*judged[:-10], "--out", "again", *judged[-8:], "--set", "train.steps=6"]
     with monkeypatch.context() as patch:  # killed after the checkpoint, before the evaluation
-        patch.setattr(TrainingJudge, "judge", killed)
+        patch.setattr(TrainingJudge, "look", killed)
         assert run_sra2(*again).returncode == 130
     assert run_sra2(*again).returncode == 0
     found = Run(tmp_path / "again").events("eval")
@@ -584,3 +585,25 @@ def test_evaluation_while_training(run_sra2, digits_store, tmp_path, monkeypatch
     missing = [*train_, "--out", "x", "--set", "log.eval_every=2"]
     line = one_line(run_sra2(*missing), 2)
     assert "weights" in line and not (tmp_path / "x").exists()
+
+
+def test_processes_share_an_evaluation(run_sra2, digits_store, tmp_path):
+    """Two draw 150 images in three parts while they train; the numbers are those of one process."""
+    run_ = tmp_path / "run"
+    settings = ["train.steps=2", "train.batch=8", "log.save_every=2", "log.preview_every=2"]
+    settings += ["log.eval_every=2", "log.eval_num=150", "log.eval_steps=3"]
+    settings += ["log.eval_metrics=fd-digits"]
+    args = ["train", "--recipe", "digits-sit", "--data", digits_store, "--out", run_]
+    done = run_sra2(*args, "--processes", 2, *(a for s in settings for a in ("--set", s)))
+    assert done.returncode == 0, done.stderr
+    (event,) = Run(run_).events("eval")
+    drawn = ["--solver", "euler", "--steps", 3, "--labels", "balanced", "--num", 150]
+    alone = run_sra2("eval", run_, *drawn, "--metrics", "fd-digits", "--json")
+    (row,) = json.loads(alone.stdout)["rows"]
+    assert row["fd-digits"] == event["fd-digits"] and row["count"] == event["count"] == 150
+    shares = []
+    for rank in range(2):
+        judge = TrainingJudge(Run(run_).recipe, Store(digits_store), Group(rank, 2), offline=True)
+        judge.look(open_network(run_).model)
+        shares.append([len(part["features"]) for part in judge._found])
+    assert shares == [[64, 22], [64]]

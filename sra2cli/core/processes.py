@@ -75,6 +75,16 @@ class Group:
         distributed.broadcast_object_list(held)
         return held[0]
 
+    def gather(self, value: Any) -> list[Any]:
+        """What each process has, by rank, on the main one; [] on the others."""
+        if self.count == 1:
+            return [value]
+        from torch import distributed
+
+        held: list[Any] | None = [None] * self.count if self.main else None
+        distributed.gather_object(value, held)
+        return held or []
+
     def mean(self, values: "Tensor") -> "Tensor":
         """Of each number, over all processes."""
         if self.count == 1:

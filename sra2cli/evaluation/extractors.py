@@ -110,6 +110,11 @@ class Wanted:
     def __bool__(self) -> bool:
         return bool(self.moments or self.rows or self.score)
 
+    @property
+    def features(self) -> list[str]:
+        """What must be had of each image."""
+        return sorted(self.moments | self.rows | ({"logits"} if self.score else set()))
+
 
 class Collector:
     """Statistics of the features of images that arrive in batches.

@@ -148,7 +148,7 @@ class Parts:
         self.folder = utf8(target).with_name(f"{target.stem}.partial")
         self.preview = target.with_name(f"{target.stem}.png")
         self.extractor, self.need, self.crop, self.num = extractor, need, judging.crop, num
-        self.kept = sorted(need.moments | need.rows | ({"logits"} if need.score else set()))
+        self.kept = need.features
         self.parts = [range(k, min(k + judging.batch, num)) for k in range(0, num, judging.batch)]
 
     @contextmanager

@@ -16,7 +16,6 @@ from sra2cli.core import console
 from sra2cli.runs.writer import RunWriter
 from sra2cli.training.counting import flops_per_image
 from sra2cli.training.engine import Engine
-from sra2cli.training.judging import TrainingJudge
 from sra2cli.training.previews import Previews
 from sra2cli.training.rates import rate_of
 
@@ -41,9 +40,8 @@ class Watch:
         encoder: bool,
         text_encoder: str | None,
         previews: Previews,
-        judge: TrainingJudge | None,
     ):
-        self.run, self.recipe, self.previews, self.judge = run, run.recipe, previews, judge
+        self.run, self.recipe, self.previews = run, run.recipe, previews
         self._metrics = run.start_metrics(step)
         self._begun, self._at = time.monotonic(), step
         self._device = device
@@ -76,17 +74,17 @@ class Watch:
             self._wandb.log(values, step=step)
         return noted(means, shares)
 
-    def look(self, engine: Engine) -> None:
-        """Preview and evaluate the EMA, where this step is one for it and has none yet."""
-        log, step, model = self.recipe.log, engine.step, engine.ema.model
-        begun = time.monotonic()
-        if log.preview_every and step % log.preview_every == 0:
-            self.previews.draw(model, step)
-        if self.judge is not None and step % log.eval_every == 0 and not self._judged(step):
-            self.event("eval", step, self.judge.judge(model))
-        self._begun += time.monotonic() - begun  # no training
+    def preview(self, engine: Engine) -> None:
+        """Preview the EMA, where this step is one for it."""
+        every = self.recipe.log.preview_every
+        if every and engine.step % every == 0:
+            self.previews.draw(engine.ema.model, engine.step)
 
-    def _judged(self, step: int) -> bool:
+    def leave_out(self, seconds: float) -> None:
+        """Of the images a second: they were no training."""
+        self._begun += seconds
+
+    def judged(self, step: int) -> bool:
         """Whether there is an evaluation of this step."""
         return any(row["step"] == step for row in self.run.events("eval"))
 

@@ -46,7 +46,7 @@ def loop(
     stopped = 0
     with (
         Stop(group) as stop,
-        watching(training, engine, group, run, judge, offline=offline) as watch,
+        watching(training, engine, group, run, offline=offline) as watch,
         console.progress(
             f"train {training.recipe.name}",
             settings.steps,
@@ -59,7 +59,7 @@ def loop(
         if watch is not None:
             console.say(where_to_look(watch.run))
         if first:  # what a kill came before
-            stopped = look(engine, watch, stop)
+            stopped = look(engine, watch, judge, stop)
         steps = engine.steps_from(source.from_step(first, settings.steps))
         for step in () if stopped else steps:
             stopped, _, damaged = stop.agree(*check.flags())
@@ -72,7 +72,7 @@ def loop(
             if saving:
                 wait_for(check, stop)
                 save(training, engine, run, check)
-            if not stopped and (stopped := look(engine, watch, stop)):
+            if not stopped and (stopped := look(engine, watch, judge, stop)):
                 if not due:
                     row(training, engine, watch)
                 if not saving:
@@ -97,14 +97,31 @@ def row(training: Training, engine: Engine, watch: Watch | None) -> str | None:
     return None if watch is None else watch.row(engine.step, means)
 
 
-def look(engine: Engine, watch: Watch | None, stop: Stop) -> int:
+def look(engine: Engine, watch: Watch | None, judge: TrainingJudge | None, stop: Stop) -> int:
     """Preview and evaluate, where this step is one for it; a signal breaks that off, and going on
     does it again. Returns the signal, on all processes."""
-    if not is_looked_at(engine.recipe.log, engine.step):
+    log, step, begun = engine.recipe.log, engine.step, time.monotonic()
+    if not is_looked_at(log, step):
         return 0
+    due = judge is not None and step % log.eval_every == 0
+    due = due and not stop.group.share(watch is not None and watch.judged(step))
+
+    def draw() -> None:
+        if watch is not None:
+            watch.preview(engine)
+        if judge is not None and due:
+            judge.look(engine.ema.model)
+
+    stop.unless_asked(draw)
+    stopped = stop.agree()[0]
+    if judge is not None and due and not stopped:
+        found = judge.together()
+        if watch is not None and found is not None:
+            stop.unless_asked(lambda: watch.event("eval", step, judge.values(found)))
+        stopped = stop.agree()[0]
     if watch is not None:
-        stop.unless_asked(lambda: watch.look(engine))
-    return stop.agree()[0]
+        watch.leave_out(time.monotonic() - begun)
+    return stopped
 
 
 def wait_for(check: StoreCheck, stop: Stop) -> None:
@@ -138,7 +155,6 @@ def watching(
     engine: Engine,
     group: Group,
     run: RunWriter | None,
-    judge: TrainingJudge | None,
     *,
     offline: bool,
 ) -> Iterator[Watch | None]:
@@ -154,7 +170,6 @@ def watching(
         encoder=training.encoder is not None,
         text_encoder=training.text_encoder.name if training.text_encoder else None,
         previews=Previews(run, training.store, device=group.device, offline=offline),
-        judge=judge,
     )
     try:
         yield watch

@@ -61,10 +61,8 @@ def train(
                 f"{len(training.indices[0])} x {len(training.indices)} accumulated"
             )
         judge = None
-        if group.main and wanted.log.eval_every:
-            judge = TrainingJudge(
-                training.recipe, training.store, device=group.device, offline=offline
-            )
+        if wanted.log.eval_every:
+            judge = TrainingJudge(training.recipe, training.store, group, offline=offline)
         begun = group.main and (out / "recipe.yaml").is_file()
         known = begun and Run(out).has_checked(training.store.identity)
         needed = not group.share(known)
