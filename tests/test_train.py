@@ -593,9 +593,7 @@ def test_processes_share_an_evaluation(run_sra2, digits_store, tmp_path):
     settings = ["train.steps=2", "train.batch=8", "log.save_every=2", "log.preview_every=2"]
     settings += ["log.eval_every=2", "log.eval_num=150", "log.eval_steps=3"]
     settings += ["log.eval_metrics=fd-digits"]
-    args = ["train", "--recipe", "digits-sit", "--data", digits_store, "--out", run_]
-    done = run_sra2(*args, "--processes", 2, *(a for s in settings for a in ("--set", s)))
-    assert done.returncode == 0, done.stderr
+    run(command(digits_store, run_, *settings, processes=2))
     (event,) = Run(run_).events("eval")
     drawn = ["--solver", "euler", "--steps", 3, "--labels", "balanced", "--num", 150]
     alone = run_sra2("eval", run_, *drawn, "--metrics", "fd-digits", "--json")

@@ -77,13 +77,12 @@ class Group:
 
     def gather(self, value: Any) -> list[Any]:
         """What each process has, by rank, on the main one; [] on the others."""
-        if self.count == 1:
-            return [value]
-        from torch import distributed
+        held: list[Any] = [value] * self.count if self.main else []
+        if self.count > 1:
+            from torch import distributed
 
-        held: list[Any] | None = [None] * self.count if self.main else None
-        distributed.gather_object(value, held)
-        return held or []
+            distributed.gather_object(value, held or None)
+        return held
 
     def mean(self, values: "Tensor") -> "Tensor":
         """Of each number, over all processes."""

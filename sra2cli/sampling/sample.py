@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from sra2cli.core import console, hub, pictures, processes
@@ -143,7 +142,6 @@ class Drawing:
                 if dtype is not None:
                     cast_once(module, dtype)
         if self.options.compile:
-            torch.compiler.reset()  # of a network before
             model.compile_blocks()
         group.wait()  # all share out the same list
         with console.progress(what, self.num, start=self.num - sum(map(len, missing))) as bar:
