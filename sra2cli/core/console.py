@@ -115,8 +115,10 @@ class Bar:
         if now - self._said > self._every:
             self._said = now
             done = f"{task.completed:,.0f} of {task.total:,.0f} {self._unit}"
-            left = timedelta(seconds=round(((task.total or 0) - task.completed) / max(speed, 1e-9)))
-            say(f"{task.description}: {done}, {rate}, {left} left, {note}".rstrip(" ,"))
+            if speed > 0:  # else there is no telling
+                left = timedelta(seconds=round(((task.total or 0) - task.completed) / speed))
+                rate += f", {left} left"
+            say(f"{task.description}: {done}, {rate}, {note}".rstrip(" ,"))
 
 
 def print_json(result: Any) -> None:
