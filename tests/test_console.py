@@ -46,3 +46,15 @@ def test_a_terminal_of_80_columns_shows_all_of_it(monkeypatch, width):
     assert at.startswith("train digits-sra2 ━") and "200/2400" in at and "64 images/s" in at
     assert re.search(r" (\d:\d\d:\d\d|-:--:--)$", at.rstrip()) and "…" not in at
     assert NOTE in lines
+
+
+def test_names_are_shown_as_they_are(capsys):
+    """A folder may be called so: brackets are no colours, colons no pictures."""
+    name = "exp[lr=1e-4]:cat:[/old]"
+    console.print_table(name, ("run", "step"), [(f"runs/{name}", "1")])
+    console.print_columns([(name, name)])
+    console.say(name)
+    with console.progress(f"vae {name}", 1) as bar:
+        bar.advance()
+    out, err = capsys.readouterr()
+    assert out.count(name) == 4 and name in err

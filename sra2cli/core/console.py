@@ -19,8 +19,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
-stdout = Console(highlight=False, soft_wrap=True)
+# As it is: names may have [brackets] and :colons: in them.
+stderr = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+stdout = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def silence() -> None:
@@ -40,18 +41,18 @@ def no_results() -> Iterator[None]:
 
 def say(message: str) -> None:
     """One message line on stderr."""
-    stderr.print(message, markup=False)
+    stderr.print(message)
 
 
 def warn(message: str) -> None:
     """One warning line on stderr."""
-    stderr.print(f"warning: {message}", style="yellow", markup=False)
+    stderr.print(f"warning: {message}", style="yellow")
 
 
 def error(message: str) -> None:
     """The line that a command fails with, from a silent process too."""
     stderr.quiet = False
-    stderr.print(f"error: {message}", style="red", markup=False)
+    stderr.print(f"error: {message}", style="red")
 
 
 @contextmanager
@@ -72,7 +73,7 @@ def progress(
         images: of a unit; their speed is shown too. note: what is shown before `advance` has one.
     """
     columns = [
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),  # what the others leave it
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
@@ -149,7 +150,7 @@ def print_columns(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -
             cell.rjust(width) if i in right else cell.ljust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        stdout.print("  ".join(cells).rstrip(), markup=False, soft_wrap=True)
+        stdout.print("  ".join(cells).rstrip(), soft_wrap=True)
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
