@@ -23,7 +23,7 @@ from sra2cli.core.errors import SetupError
 from sra2cli.data.images import read_image
 from sra2cli.data.store import Store
 from sra2cli.encoders.vae import Vae, load_vae
-from sra2cli.first_stages import settings
+from sra2cli.first_stages import settings, train
 from sra2cli.first_stages.judge import psnr, sheet
 from sra2cli.first_stages.losses import gradient_error, losses
 from sra2cli.first_stages.pixels import held_out_of
@@ -307,6 +307,36 @@ def test_a_damaged_state_is_named(digits_folder, run_sra2, monkeypatch):
     state = Path("v/training.pt")
     state.write_bytes(state.read_bytes()[:-200])
     assert "v/training.pt is damaged" in one_line(run_sra2(*command), 1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
+@pytest.mark.parametrize("before", ["state", "say_statistics"])  # a checkpoint; the end
+def test_a_full_disk_while_saving(made, digits_folder, run_sra2, tmp_path, monkeypatch, before):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk]).returncode:
+        pytest.skip("cannot mount here")
+    try:
+        filler, where = disk / "filler", Trainer if before == "state" else train
+        there = getattr(where, before)
+
+        def fill(*arguments, **options):
+            found = there(*arguments, **options)
+            with pytest.raises(OSError), filler.open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+            return found
+
+        command = ["vae", digits_folder, "--out", disk / "vae", *SMALL]
+        with monkeypatch.context() as patched:
+            patched.setattr(where, before, fill)
+            assert "the disk is full" in one_line(run_sra2(*command), 1)
+        filler.unlink()
+        assert not {".training.pt", ".made"} & {p.name for p in (disk / "vae").iterdir()}
+        assert run_sra2(*command).returncode == 0
+        same(made, disk / "vae")
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_a_dry_run_counts_and_writes_nothing(digits_folder, run_sra2):

@@ -7,17 +7,22 @@ reconstructions.png   images, and below them what comes back
 training.pt           what going on needs, until it is finished
 """
 
+import errno
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from sra2cli.config.reading import NotRequired, TypedDict, checked, json_of, read_json
 from sra2cli.core.environment import environment
 from sra2cli.core.errors import DataError, SetupError
-from sra2cli.core.files import hold, sync, utf8, write_atomically, write_json
+from sra2cli.core.files import hold, is_full, sync, utf8, write_atomically, write_json
 from sra2cli.first_stages.settings import VaeSettings, plain
 
 RECORD, STATE, METRICS, SHEET = "vae.json", "training.pt", "metrics.jsonl", "reconstructions.png"
@@ -121,10 +126,26 @@ class VaeFolder:
 
     def save(self, state: dict[str, Any]) -> None:
         """Write what going on needs, whole or not at all."""
-        scratch = self.path / f".{STATE}"
-        torch.save(state, scratch)
-        sync(scratch)
-        os.replace(scratch, self.path / STATE)
+        with self.room_for(f".{STATE}") as scratch:
+            torch.save(state, scratch)
+            sync(scratch)
+            os.replace(scratch, self.path / STATE)
+
+    @contextmanager
+    def room_for(self, name: str) -> Iterator[Path]:
+        """A file or folder in here, to be written; what is left of it where the disk is full goes,
+        and OSError says so, as torch and safetensors do not."""
+        scratch = self.path / name
+        try:
+            yield scratch
+        except (RuntimeError, OSError, SafetensorError):
+            full = is_full(self.path)
+            shutil.rmtree(scratch, ignore_errors=True)
+            with suppress(OSError):
+                scratch.unlink()
+            if not full:
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
 
     def state(self) -> dict[str, Any] | None:
         """What the last `save` wrote, on the CPU; None: nothing yet.

@@ -135,10 +135,10 @@ def finish(trainer: Trainer, folder: VaeFolder, pixels: Pixels) -> dict[str, Any
     if wanted.dtype == "float16":
         vae.model.half().float()  # the values that are stored
     statistics = say_statistics(vae, wanted, pixels.trained)
-    scratch = folder.path / ".made"
-    shutil.rmtree(scratch, ignore_errors=True)
     made = vae.model.half() if wanted.dtype == "float16" else vae.model
-    made.save_pretrained(scratch)
+    with folder.room_for(".made") as scratch:
+        shutil.rmtree(scratch, ignore_errors=True)
+        made.save_pretrained(scratch)
     vae = load_vae(str(scratch), device=device)
     result = {
         "vae": str(folder.path),
