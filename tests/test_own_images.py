@@ -5,6 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -147,6 +148,18 @@ def test_a_folder_without_classes_and_one_with_captions(run_sra2, tmp_path, monk
     extract, *_ = told["commands"]
     assert extract.startswith("sra2 extract") and extract.endswith("--text-encoder words")
     assert yaml.safe_load(Path("told.yaml").read_text())["model"]["kind"] == "mmdit"
+
+
+def test_the_store_is_no_file_of_images(my_images, run_sra2):
+    """Of my-images.h5 here, "exists: remove it" would be said of the images themselves."""
+    with h5py.File("my-images.h5", "w") as file:
+        for image in my_images.rglob("*.png"):
+            name = str(image.relative_to(my_images))
+            file[name] = np.frombuffer(image.read_bytes(), np.uint8)
+    done = run_sra2("suggest", "my-images.h5", "--vae", "emoji", "--json", "--device", "cpu")
+    extract, train, *_ = json.loads(done.stdout)["commands"]
+    assert "extract my-images.h5 --out my-images-latents.h5 " in extract
+    assert "--data my-images-latents.h5 " in train
 
 
 def test_what_is_refused(my_images, run_sra2, tmp_path):

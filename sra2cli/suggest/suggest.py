@@ -151,21 +151,23 @@ def commands(
     """First stage, store, training, numbers, pictures: each as it is typed."""
     name, side = out.stem, str(sized.resolution)
     given = [part for key, value in choice.given.items() for part in (option(key), value)]
-    made = vae or f"{name}-vae"
+    made, kept = vae or f"{name}-vae", f"{name}.h5"
+    if Path(kept).absolute() == images.absolute():
+        kept = f"{name}-latents.h5"
     lines: list[list[str]] = []
     if vae is None:
         chosen = [part for key, value in sized.vae.items() for part in (option(key), shown(value))]
         lines.append(["vae", str(images), "--out", made, "--resolution", side, *chosen, *given])
     text = ["--text-encoder", "words"] if seen.told == "text" else []
-    store = [f"{name}.h5", "--vae", made, "--resolution", side]
+    store = [kept, "--vae", made, "--resolution", side]
     lines.append(["extract", str(images), "--out", *store, *text, *given])
     run = f"runs/{name}"
-    lines.append(["train", "--recipe", str(out), "--data", f"{name}.h5", "--out", run])
+    lines.append(["train", "--recipe", str(out), "--data", kept, "--out", run])
     drawn = ["--solver", "euler", "--steps", "50"]
     if seen.told == "class":
         drawn += ["--labels", "balanced"]
     if seen.told == "text":
-        drawn += ["--prompts", f"{name}.h5", "--cfg", "2"]
+        drawn += ["--prompts", kept, "--cfg", "2"]
     ref = str(images)
     if given:  # of a reference nothing can be chosen
         ref = f"{name}-stats.npz"
