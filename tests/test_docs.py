@@ -96,8 +96,8 @@ def test_the_site_lists_every_page():
 
 
 def lines(text: str) -> list[str]:
-    """Command lines of a fenced block, continued ones in one piece."""
-    whole = text.replace("\\\n", " ")
+    """Command lines of a fenced block, continued ones in one piece; of a pipe the first."""
+    whole = re.sub(r" \| .*", "", text.replace("\\\n", " "))
     found = re.findall(r"^\s*(?:\$ )?((?:sra2|.*-m(?: --)? sra2cli) .*)$", whole, re.M)
     return [re.sub(r"^.*-m(?: --)? sra2cli\b", "sra2", line).rstrip("'") for line in found]
 

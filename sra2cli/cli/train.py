@@ -66,4 +66,5 @@ def train(
             kind=kind,
             offline=offline,
         )
-        show({**result, **result["last"]}, json, f"train {wanted.name}")
+        shown = result if json else {**result, **result["last"]}
+        show(shown, json, f"train {wanted.name}")

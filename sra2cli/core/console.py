@@ -123,9 +123,18 @@ class Bar:
 
 
 def print_json(result: Any) -> None:
-    """A machine-readable result on stdout."""
+    """A machine-readable result on stdout; a number that is not finite is null."""
     if not stdout.quiet:
-        print(json.dumps(result, indent=2))
+        print(json.dumps(_finite(result), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: readers other than Python's refuse them."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
