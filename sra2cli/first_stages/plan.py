@@ -1,6 +1,7 @@
 """sra2 vae --dry-run: what a first stage is and will take, before anything is written."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def plan(
     shape = (wanted.batch, wanted.resolution, wanted.resolution, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     encoder = encoder_of(wanted, device=device, offline=offline)
-    trainer = Trainer(wanted, pixels, device=device, encoder=encoder)
+    long = replace(wanted, steps=max(wanted.steps, 1 + TIMED))  # enough for what is timed
+    trainer = Trainer(long, pixels, device=device, encoder=encoder)
     with console.progress("timing a step", 1 + TIMED, unit="steps") as bar:
         for number in range(1 + TIMED):
             if number == 1:
