@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import Dinov2Config, Dinov2Model
 
-from sra2cli.core.errors import SetupError
+from sra2cli.core.errors import DataError, SetupError
 from sra2cli.data.images import read_image
 from sra2cli.data.store import Store
 from sra2cli.encoders.vae import Vae, load_vae
@@ -397,3 +397,13 @@ def test_a_rise_of_one_step_is_none(digits_folder, run_sra2, steps):
     small[small.index("--steps") + 1] = str(steps)
     done = run_sra2("vae", digits_folder, "--out", f"v{steps}", *small, "--warmup", 0.05)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_gradient_that_is_not_finite_is_said_before_it_is_saved():
+    """Of a finite loss: the weights are broken by then."""
+    wanted = settings.checked({"resolution": 16, "widths": (8, 8), "batch": 2})
+    trainer = Trainer(wanted, np.zeros((4, 16, 16, 3), np.uint8), device="cpu", encoder=None)
+    next(trainer.model.parameters()).register_hook(lambda grad: grad * torch.inf)
+    trainer.update()
+    with pytest.raises(DataError, match="or its gradient is not finite before step 1"):
+        trainer.row()

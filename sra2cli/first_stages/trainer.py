@@ -72,28 +72,28 @@ class Trainer:
         found = losses(self.wanted, output, x, posterior, self.encoder)
         self.optimizer.zero_grad(set_to_none=True)
         found["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
         self.schedule.step()
         self.step += 1
-        for name, value in {**found, "steps": torch.ones(())}.items():
+        for name, value in {**found, "grad_norm": norm, "steps": torch.ones(())}.items():
             self.sums[name] = self.sums.get(name, 0) + value.detach()
 
     def row(self) -> dict[str, float]:
         """Means since the last row, and images a second.
 
         Raises:
-            DataError: a loss was not finite.
+            DataError: a loss or gradient was not finite.
         """
         sums = {name: float(value) for name, value in self.sums.items()}
         self.sums, steps = {}, sums.pop("steps")
         taken = time.monotonic() - self._begun
         self.seconds += taken
         self.rest()
-        if not math.isfinite(sums["loss"]):
+        if not math.isfinite(sums["loss"] + sums["grad_norm"]):
             raise DataError(
-                f"the loss is not finite before step {self.step}; what was saved is good. Try a "
-                "smaller --lr in a new --out"
+                f"the loss or its gradient is not finite before step {self.step}; what was saved "
+                "is good. Try a smaller --lr in a new --out"
             )
         means = {name: value / steps for name, value in sums.items()}
         rate = steps * self.wanted.batch / max(taken, 1e-9)
