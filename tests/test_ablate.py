@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import one_line
+from documented import check
 from PIL import Image
 
 from sra2cli.config import recipe
@@ -176,7 +177,9 @@ def test_methods_beside_each_other(ablation, run_sra2):
     ask = ["ablate", "methods", *command[2:4], "--values", "self-transcendence"]
     done = run_sra2(*ask, "--num", "20", "--out", out, *SETS, "--json")
     assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)["tables"]["methods"]["rows"]
+    found = json.loads(done.stdout)
+    check("ablate", found)
+    rows = found["tables"]["methods"]["rows"]
     assert [row["label"] for row in rows] == ["SiT (baseline)", "digits-sra2", "Self-Transcendence"]
     taught = Run(out / "runs" / "self-transcendence-seed0")
     assert taught.about["teacher"]["path"] == str(out / "runs" / "sra2-seed0")
@@ -191,6 +194,7 @@ def test_iterations_of_runs_that_are_there(ablation, run_sra2):
     process = sra2("ablate", "iterations", *runs, "--num", 20, "--out", out / "more", "--json")
     assert process.returncode == 0, process.stderr
     found = json.loads(process.stdout)
+    check("ablate", found)
     (table,) = found["tables"].values()
     assert [row["step"] for row in table["rows"]] == [2, 4, 2, 4]
     last = json.loads((out / "depth.json").read_text())["rows"][1]["metrics"]["fd-digits"]
@@ -203,6 +207,7 @@ def test_dry_run_lists_the_cells(run_sra2, ablation):
     process = run_sra2(*command, "--values", "1,2", "--seeds", 2, "--dry-run", "--json")
     assert process.returncode == 0, process.stderr
     found = json.loads(process.stdout)
+    check("ablate --dry-run", found)
     left = {cell["cell"]: cell["steps_left"] for cell in found["cells"]}
     assert left == {
         "sit-seed0": 0,

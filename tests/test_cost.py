@@ -6,6 +6,7 @@ import weakref
 import pytest
 import torch
 from conftest import GOLDEN, one_line
+from documented import check
 
 from sra2cli.config import recipe
 from sra2cli.models.build import shape_of
@@ -55,6 +56,7 @@ def test_measured_in_turns_and_shown_again(run_sra2, tmp_path):
     process = run_sra2(*measure, "--batch", 1, "--rounds", 3, "--device", "cpu", "--json")
     assert process.returncode == 0, process.stderr
     result = json.loads(process.stdout)
+    check("cost", result)
     found = result["measured"]
     rows = {row["method"]: row for row in found["rows"]}
     assert list(rows) == ["sit", "sra2", "repa", "repa-stored"]

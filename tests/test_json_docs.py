@@ -70,7 +70,7 @@ def test_machine_and_recipes(printed):
 
 
 def test_images_and_stores(printed, digits_folder, tmp_path):
-    own = ["--resolution", 16, "--widths", "8,8", "--channels", 2, "--batch", 4, "--steps", 2]
+    own = ["--resolution", 16, "--widths", "8,8", "--channels", 2, "--batch", 4, "--steps", 4]
     stage = ["vae", digits_folder, "--out", "my-vae", *own, "--workers", 0]
     all_of("vae --dry-run", printed(*stage, "--dry-run"))
     all_of("vae", printed(*stage))

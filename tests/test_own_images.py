@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from conftest import one_line
+from documented import check
 from PIL import Image
 
 from sra2cli.config import recipe
@@ -71,6 +72,7 @@ def test_the_page_is_followed_as_printed(my_images, run_sra2, monkeypatch):
         assert done.returncode == 0, (line, done.stderr)
         if line[1] == "suggest":
             told = [said for said in done.stdout.splitlines() if said.startswith("sra2 ")]
+            check("suggest", json.loads(run_sra2(*line[1:], "--json").stdout))
     shown = [shlex.join(line) for line in lines[1:]]
     assert told == [line.replace("--num 2992", "--num 30") for line in shown]
     assert Path("my-images-vae/reconstructions.png").exists()

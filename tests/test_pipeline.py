@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import finished, one_line
+from documented import check
 from safetensors.torch import load_file
 
 from sra2cli.demo import digits as demo
@@ -260,7 +261,7 @@ def test_demo_end_to_end_small(run_sra2, tmp_path, monkeypatch):
     repeated = run_sra2(*commands[-1].split()[2:], "--json")
     assert json.loads(repeated.stdout)["fd-digits"] == pytest.approx(rows[-1]["guided_fd_digits"])
     stamp = (out / "digits-sit" / "checkpoints" / "step-00000006").stat().st_mtime_ns
-    assert run_sra2("demo", "--steps", 6).returncode == 0
+    check("demo", json.loads(run_sra2("demo", "--steps", 6, "--json").stdout))
     assert (out / "digits-sit" / "checkpoints" / "step-00000006").stat().st_mtime_ns == stamp
 
 
