@@ -1,6 +1,7 @@
 """sra2 demo."""
 
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -26,11 +27,12 @@ def demo(
             from sra2cli.demo.text import demo as carry_out
         else:
             from sra2cli.demo.digits import demo as carry_out
-        out = out or Path("runs", "demo-text" if text else "demo")
-        result = carry_out(out, in_process, seed=seed, steps=steps)
-        if json:
-            from sra2cli.core import console
+        from sra2cli.core import console
 
+        out = out or Path("runs", "demo-text" if text else "demo")
+        with console.no_results() if json else nullcontext():
+            result = carry_out(out, in_process, seed=seed, steps=steps)
+        if json:
             console.print_json(result)
 
 

@@ -262,6 +262,7 @@ def planned(cells: Cells, judged: Judged, base: Recipe, how: How) -> dict[str, A
     threads = torch.get_num_threads()
     torch.set_num_threads(int(at[0].get("OMP_NUM_THREADS", threads)))
     listed: list[dict[str, Any]] = []
+    left: list[float] = []  # seconds
     timed: dict[str, float] = {}
     try:
         for cell in of_shard(cells, *how.shard):
@@ -277,11 +278,12 @@ def planned(cells: Cells, judged: Judged, base: Recipe, how: How) -> dict[str, A
                 count = how.processes if gpus is None else len(gpus.split(","))
                 found = plan(cell.recipe, cell.data, processes=count, device=device)
                 timed[method] = found["estimated_seconds_per_step"]
-            seconds = steps * timed.get(method, 0.0)
-            listed.append({"cell": cell.name, "done": done, "steps_left": steps, "time": seconds})
+            listed.append({"cell": cell.name, "done": done, "steps_left": steps})
+            if not done:
+                left.append(steps * timed.get(method, 0.0))
     finally:
         torch.set_num_threads(threads)
-    left = sorted((cell.pop("time") for cell in listed if not cell["done"]), reverse=True)
+    left.sort(reverse=True)
     rounds = math.ceil(len(left) / len(at)) if left else 0
     return {
         "cells": listed,
