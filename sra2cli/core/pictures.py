@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 CAPTIONED = 128  # pixels that a picture with a caption has across, at least
+FONT = "mpl-data/fonts/ttf/DejaVuSans.ttf"
 TEXT, LINES = 11, 4  # size of a caption in pixels, and how many lines it may have
 
 
@@ -62,15 +64,14 @@ def captioned_grid(
     images: Sequence[np.ndarray], captions: Sequence[str], *, columns: int
 ) -> Image.Image:
     """Images (H, W, 3) uint8, row by row, each with its caption under it; small ones enlarged."""
-    import matplotlib
     from PIL import ImageDraw, ImageFont
 
     height, width = images[0].shape[:2]
     times = -(-CAPTIONED // width)
     width, height, margin = times * width, times * height, 6
-    font = ImageFont.truetype(
-        str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), TEXT
-    )
+    matplotlib = find_spec("matplotlib")  # its font; importing it would make folders in the home
+    assert matplotlib is not None and matplotlib.origin is not None
+    font = ImageFont.truetype(str(Path(matplotlib.origin).parent / FONT), TEXT)
     lines = [_wrapped(caption, font, width) for caption in captions]
     below = (TEXT + 3) * max(map(len, lines)) + 4
     rows, across = -(-len(images) // columns), min(columns, len(images))
