@@ -236,7 +236,6 @@ def test_real_digits_are_their_own_reference(run_sra2, digits_folder):
 def test_demo_end_to_end_small(run_sra2, tmp_path, monkeypatch):
     """Six steps instead of 2,400, fewer samples; all files there, run again does nothing twice."""
     monkeypatch.setattr(demo, "JUDGED_COUNT", 30)
-    monkeypatch.setattr(demo, "SHOWN_COUNT", 10)
     first = run_sra2("demo", "--steps", 6)
     assert first.returncode == 0, first.stderr
     out = tmp_path / "runs" / "demo"
@@ -257,7 +256,7 @@ def test_demo_end_to_end_small(run_sra2, tmp_path, monkeypatch):
         ("digits-sra2", 6),
     ]
     commands = [line for line in first.stderr.splitlines() if line.startswith("$ sra2 ")]
-    assert len(commands) == 1 + 2 + 12 + 8
+    assert len(commands) == 1 + 2 + 8 + 8
     repeated = run_sra2(*commands[-1].split()[2:], "--json")
     assert json.loads(repeated.stdout)["fd-digits"] == pytest.approx(rows[-1]["guided_fd_digits"])
     stamp = (out / "digits-sit" / "checkpoints" / "step-00000006").stat().st_mtime_ns

@@ -23,7 +23,7 @@ RECIPES = ("digits-sit", "digits-sra2")
 NAMES = {"digits-sit": "SiT", "digits-sra2": "SiT + SRA 2"}
 PLAIN = ("--preset", "digits")
 GUIDED = ("--labels", "balanced", "--steps", "50", "--cfg", "1.8", "--interval", "0:0.7")
-JUDGED_COUNT, SHOWN_COUNT = 500, 100
+JUDGED_COUNT = 500  # images; the first 100 are shown
 HEADER = ("run", "steps", "fd-digits ↓", "accuracy ↑", "guided fd-digits", "guided accuracy")
 
 
@@ -63,17 +63,12 @@ def carry_out(out: Path, run: Command, *, seed: int, steps: int) -> list[dict[st
         run([*train, *(part for s in settings for part in ("--set", s)), *cpu])
         for step in (half, steps):
             found = {"run": name, "steps": step}
-            for kind, options, num in (
-                ("judged", PLAIN, JUDGED_COUNT),
-                ("shown", GUIDED, SHOWN_COUNT),
-                ("guided", GUIDED, JUDGED_COUNT),
-            ):
+            for kind, options in (("judged", PLAIN), ("guided", GUIDED)):
                 samples = folder / "samples" / f"{kind}-step{step}"
-                chosen = ["--step", str(step), "--num", str(num), "--seed", str(seed), *options]
-                run(["sample", str(folder), *chosen, "--out", str(samples), *cpu])
-                if kind != "shown":
-                    run(["eval", str(samples), "--metrics", "fd-digits"])
-                    found |= judged(samples, "guided_" if kind == "guided" else "")
+                chosen = ["--step", str(step), "--num", str(JUDGED_COUNT), "--seed", str(seed)]
+                run(["sample", str(folder), *chosen, *options, "--out", str(samples), *cpu])
+                run(["eval", str(samples), "--metrics", "fd-digits"])
+                found |= judged(samples, "guided_" if kind == "guided" else "")
             rows.append(found)
     return rows
 
@@ -90,7 +85,7 @@ def report(out: Path, results: dict[str, Any]) -> None:
     steps = sorted({row["steps"] for row in rows})
     for step in steps:
         grids = [
-            (NAMES[name], Image.fromarray(read_image(folder / f"shown-step{step}" / "grid.png")))
+            (NAMES[name], Image.fromarray(read_image(folder / f"guided-step{step}" / "grid.png")))
             for name, folder in ((name, out / name / "samples") for name in RECIPES)
         ]
         pictures.side_by_side(grids, out / f"samples-step{step}.png")
