@@ -92,7 +92,7 @@ def test_ctrl_c_answers_within_a_second(digits_folder, digits_store, tmp_path, n
     if name in ("sample", "eval"):
         train(recipe.load("digits-sit", EVALUATED), digits_store, run)
     many = tmp_path / "many"  # as many as take a while
-    for copy in range(8):
+    for copy in range(40):
         shutil.copytree(digits_folder, many / str(copy))
     commands = {
         "extract": ["extract", many, "--out", out, "--vae", "digits", "--resolution", 32],
