@@ -255,5 +255,7 @@ def test_auto_is_bf16_where_its_products_are_faster(monkeypatch, half, precision
     reached = {torch.bfloat16: half, torch.float32: 2e11}
     monkeypatch.setattr(rates, "matrix_rate", lambda _device, _side, dtype: reached[dtype])
     wanted = recipe.load("b-sit", ["train.precision=auto"])
+    rates.fast_bf16.cache_clear()
     found = resolve_precision(wanted, None, torch.device("cpu"))
+    rates.fast_bf16.cache_clear()
     assert found.train.precision == precision

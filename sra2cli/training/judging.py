@@ -12,7 +12,7 @@ from sra2cli.core.processes import Group
 from sra2cli.data.prompts import told_in
 from sra2cli.data.store import Store
 from sra2cli.encoders.open import open_first_stage
-from sra2cli.evaluation.extractors import Collected, Collector, check_features
+from sra2cli.evaluation.extractors import Collected, Collector
 from sra2cli.evaluation.judge import Judge
 from sra2cli.evaluation.judging import BATCH, Judging
 from sra2cli.models.build import shape_of
@@ -62,7 +62,7 @@ class TrainingJudge:
     def look(self, model: Backbone) -> None:
         """Draw this process's share, and keep what is needed of it."""
         self._found = []
-        kept, extractor = self._need.features, self._judge.together
+        kept = self._need.features
         with console.progress("evaluation", self.count) as bar:
             for start in range(0, self.count, BATCH):
                 part = range(start, min(start + BATCH, self.count))
@@ -76,8 +76,7 @@ class TrainingJudge:
                         precision=self.precision,
                         batch=BATCH,
                     )
-                    features = extractor.run(images)
-                    check_features(extractor, features, start)
+                    features = self._judge.together.run(images)
                     self._found.append({name: features[name].cpu() for name in kept})
                 bar.advance(len(part))
 

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -65,9 +66,11 @@ def matrix_rate(device: str, side: int, dtype: torch.dtype = torch.bfloat16) -> 
     return best
 
 
+@cache
 def fast_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 matrices faster than fp32 ones. A CPU is asked to: some
-    have the instructions for it and take twice as long."""
+    have the instructions for it and take twice as long. One answer for all that a process does.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
